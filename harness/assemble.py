@@ -1,0 +1,334 @@
+"""From a spec to live objects: the only constructor of everything. What a run lacks is found here, before it spends."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import environment, registry
+from harness.clients.cache import ReplyCache
+from harness.clients.metered import Client, Tariff
+from harness.clients.openai import Endpoint
+from harness.clients.roles import ServedCritic, ServedJudge, ServedTeacher
+from harness.errors import CapabilityError, EnvironmentFault, SpecError
+from harness.generate.hf import HFGenerator
+from harness.generate.student import ChatCodec, MeteredStudent
+from harness.ledger import Ledger
+from harness.method import Method, Tools
+from harness.prompts import load
+from harness.seeds import python_random
+from harness.spec import RunSpec
+from harness.stream import Stream, read_prompts
+from harness.suite import Judge, Suite
+from harness.tracks import LocalModel, Served, Track, explain
+from harness.train.models import load_causal_lm
+from harness.train.trainer import Optimization, Trainer
+from harness.types import Failure, Message, Need, Prompt
+
+
+@dataclass
+class Assembled:
+    """A run with everything it needs, checked and alive."""
+
+    spec: RunSpec
+    track: Track
+    method: Method
+    ledger: Ledger
+    stream: Stream
+    tools: Tools
+    trainer: Trainer
+    generator: HFGenerator
+    codec: ChatCodec
+    suites: dict[str, Suite]
+    teacher: ServedTeacher
+    judge: Judge
+    gold: Callable[[Sequence[Message], str], float | None] | None
+    clients: list[Client]
+    parameters: int
+    began: float
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.codec.tokenizer
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        return self.codec.prompt(messages)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return self.codec.text(tokens)
+
+    def load_weights(self, folder: Path) -> None:
+        """Puts a checkpoint's weights in the student's place, for scoring it."""
+        self.trainer.policy.load_state_dict(load_causal_lm(folder).state_dict())
+        self.generator.sync()
+
+    def charge_training(self, metrics: dict[str, float]) -> None:
+        """Charges what a training step used: three passes' worth of FLOPs for forward and backward."""
+        tokens = metrics["train_tokens"]
+        self.ledger.charge("train_tokens", tokens)
+        self.ledger.charge("optimizer_steps", metrics["updates"])
+        self.ledger.charge("flops", 6.0 * self.parameters * tokens)
+
+    def clock(self) -> dict[str, Any]:
+        """Readings that may differ between equal runs: seconds, and who answered from the cache."""
+        calls = {client.role: {"sent": client.sent, "cached": client.hits} for client in self.clients}
+        return {"seconds": round(time.monotonic() - self.began, 3), "calls": calls}
+
+
+def the_suites(track: Track, names: Sequence[str]) -> dict[str, Suite]:
+    """The suites by name, with the items that the track gives them.
+
+    Raises:
+        SpecError: an unknown suite, one the track has no items for, or settings that do not fit.
+        SuiteError: an asset is missing.
+    """
+    from pydantic import ValidationError
+
+    result = {}
+    for name in names:
+        cls = registry.suite(name)
+        if name not in track.suites:
+            raise SpecError(
+                f"track {track.name} has no items for the suite {name!r}", where=f"--suite {name}",
+                fix=f"this track has: {', '.join(track.suites)}",
+            )  # fmt: skip
+        try:
+            result[name] = cls(cls.Config.model_validate(track.suites[name]))
+        except ValidationError as error:
+            raise SpecError(explain(error, cls.Config), where=f"track {track.name}: suites.{name}") from error
+        result[name].items()
+    return result
+
+
+def training_prompts(track: Track) -> list[Prompt]:
+    """The track's training prompts in their fixed order."""
+    if track.prompts.source == "pocket":
+        from harness.pocket import world
+
+        return world.prompts(track.prompts)
+    return read_prompts(track.prompts.source)[: track.prompts.count]
+
+
+def check_overlap(prompts: Sequence[Prompt], suites: dict[str, Suite]) -> None:
+    """Refuses a run whose training prompts are also asked by a suite.
+
+    Raises:
+        SpecError: exact overlap, with its count and an example.
+    """
+    trained = {" ".join(prompt.question.split()).lower() for prompt in prompts}
+    for name, suite in suites.items():
+        asked = (" ".join(" ".join(m["content"] for m in item.messages).split()).lower() for item in suite.items())
+        both = [text for text in asked if text in trained]
+        if both:
+            raise SpecError(
+                f"{len(both)} items of the suite {name!r} are among the training prompts, for example {both[0][:60]!r}",
+                where="prompts", fix="take these prompts out of the training data",
+            )  # fmt: skip
+
+
+def _check_needs(method: Method, track: Track) -> None:
+    lacking = {
+        Need.TEACHER_LOGITS: track.teacher.weights is None,
+        Need.SOLUTION: track.solutions == "data" and any(prompt.solution is None for prompt in training_prompts(track)),
+        Need.REFERENCE: False, Need.TEACHER_TEXT: False, Need.TEACHER_SCORES: False, Need.CRITIC: False,
+    }  # fmt: skip
+    for need in sorted(method.needs, key=lambda n: n.name):
+        if lacking[need]:
+            raise CapabilityError(
+                f"{type(method).__name__} needs {need.value}, which track {track.name} does not give",
+                where=f"--track {track.name}",
+                fix="choose a track that has it (harness list tracks), or another method (harness list methods)",
+            )  # fmt: skip
+
+
+def _check_same_tokenizer(ours: Any, theirs: Any, need: Need) -> None:
+    """Token probabilities of another tokenizer mean nothing: ids, end token and template must agree."""
+    probe = [{"role": "user", "content": "0 1 2 the is a of : ."}]
+    views = [
+        (t.get_vocab(), t.eos_token_id, t.apply_chat_template(probe, add_generation_prompt=True, return_dict=False))
+        for t in (ours, theirs)
+    ]  # fmt: skip
+    names = ("vocabulary", "end token", "chat template")
+    for name, mine, other in zip(names, *views, strict=True):
+        if mine != other:
+            shown = f": {mine} and {other}" if name != "vocabulary" else f" ({len(mine)} and {len(other)} entries)"
+            raise CapabilityError(
+                f"not applicable: {need.value} of a teacher with another {name}{shown}",
+                fix="a text method such as ropd or seqkd works across tokenizers",
+            )
+
+
+@contextlib.contextmanager
+def assemble(spec: RunSpec, suites: Sequence[str], tell: Callable[[str], None]) -> Iterator[Assembled]:
+    """Everything a run needs, alive until the context ends; servers of ours are started and stopped here.
+
+    Raises:
+        HarnessError: something is missing or does not fit; nothing was spent.
+    """
+    track, began = spec.track, time.monotonic()
+    cls = registry.method(spec.method)
+    method = cls(cls.Config.model_validate(spec.config))
+    _check_needs(method, track)
+    tell("loading suites and prompts")
+    the_suites_by_name = the_suites(track, suites)
+    prompts = training_prompts(track)
+    check_overlap(prompts, the_suites_by_name)
+    if track.judge.model == track.critic.model and track.judge.url == track.critic.url and not track.judge_is_critic:
+        raise SpecError("evaluation judge and training critic are the same model", where=f"track {track.name}",
+                        fix="name another judge, or set judge_is_critic: true (reports will say so)")  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        ledger = Ledger(track.budget_value)
+        cache = ReplyCache(environment.cache_dir())
+        stack.callback(cache.close)
+        pocket = _start_pocket(spec, stack, tell)
+        clients = {
+            role: _client(role, served, ledger, cache, pocket, stack)
+            for role, served in (("teacher", track.teacher), ("critic", track.critic), ("judge", track.judge))
+        }
+        tell("loading models")
+        student = _load(track.student, spec)
+        codec = ChatCodec(_tokenizer(track.student, spec))
+        frozen = {}
+        for need in method.needs & {Need.TEACHER_LOGITS, Need.TEACHER_SCORES}:
+            if track.teacher.weights is not None:
+                _check_same_tokenizer(codec.tokenizer, _tokenizer(track.teacher.weights, spec), need)
+                if need is Need.TEACHER_LOGITS:
+                    frozen["teacher"] = _load(track.teacher.weights, spec)
+        if Need.REFERENCE in method.needs:
+            frozen["reference"] = _load(track.student, spec)
+        parameters = sum(p.numel() for p in student.parameters())
+        sizes = {name: sum(p.numel() for p in model.parameters()) for name, model in frozen.items()}
+
+        def charge_frozen(name: str, read: int, scored: int) -> None:
+            ledger.charge(f"{name}_scored_tokens", scored)
+            ledger.charge("flops", 2.0 * sizes[name] * read)
+
+        trainer = Trainer(
+            student, frozen, method, _optimization(track, method), vocabulary=len(codec.tokenizer),
+            temperature=method.config.temperature, charge=charge_frozen,
+            micro_batch_tokens=track.training.micro_batch_tokens, chunk=track.training.chunk,
+        )  # fmt: skip
+        generator = HFGenerator(student, [codec.tokenizer.eos_token_id], _pad_id(codec.tokenizer), vocabulary=len(codec.tokenizer))
+        teacher = ServedTeacher(clients["teacher"], track.training.max_tokens, spec.seed)
+        folder = registry.prompts_folder(cls)
+        tools = Tools(
+            student=MeteredStudent(generator, codec, ledger, spec.seed, track.training.max_tokens, parameters),
+            teacher=teacher if method.needs & {Need.TEACHER_TEXT, Need.TEACHER_SCORES} else None,
+            critic=ServedCritic(clients["critic"], track.critic.parse_retries) if Need.CRITIC in method.needs else None,
+            solutions=_solutions(track, teacher, codec, ledger) if Need.SOLUTION in method.needs else None,
+            template=lambda name: load(folder, track.dialect, name),
+            seed=spec.seed,
+        )  # fmt: skip
+        order = list(range(len(prompts)))
+        python_random("stream", spec.seed).shuffle(order)
+        yield Assembled(
+            spec, track, method, ledger, Stream(prompts, order), tools, trainer, generator, codec, the_suites_by_name,
+            teacher, ServedJudge(clients["judge"]), _gold(track), list(clients.values()), parameters, began,
+        )  # fmt: skip
+
+
+def _gold(track: Track) -> Callable[[Sequence[Message], str], float | None] | None:
+    if not track.evaluation.gold:
+        return None
+    from harness.pocket import world
+
+    return world.gold
+
+
+def _start_pocket(spec: RunSpec, stack: contextlib.ExitStack, tell: Callable[[str], None]) -> tuple[str, str, str] | None:
+    """Address, token and revision of the embedded server, started if any role is served by it."""
+    track = spec.track
+    if not any(served.url == "pocket" for served in (track.teacher, track.critic, track.judge)):
+        return None
+    if track.pocket is None:
+        raise SpecError("a role is served by the embedded world, but the track has no `pocket` part", where=f"track {track.name}")
+    from harness.pocket import world
+
+    tell("starting the embedded server")
+    config = world.server_config(track, spec.seed)
+    server = stack.enter_context(world.start_server(config))
+    return server.url, server.token, world.server_revision(config)
+
+
+def _client(
+    role: str, served: Served, ledger: Ledger, cache: ReplyCache, pocket: tuple[str, str, str] | None, stack: contextlib.ExitStack
+) -> Client:
+    if served.url == "pocket":
+        assert pocket is not None
+        url, key, revision = pocket
+    else:
+        url, revision = served.url, served.revision or "unpinned"
+        key = environment.secret(served.key) or ""
+        if not key:
+            raise EnvironmentFault(f"no API key for the {role} at {url}", where=served.key, fix=f"export {served.key}=...")
+    endpoint = Endpoint(url, key, served.timeout_s, served.retries)
+    stack.callback(endpoint.close)
+    tariff = Tariff(served.parameters, served.usd_in, served.usd_out)
+    client = Client(endpoint, cache, ledger, role, served.model, revision, tariff, served.concurrency)
+    stack.callback(client.close)
+    return client
+
+
+def _folder(model: LocalModel, spec: RunSpec) -> str:
+    if model.path.startswith("pocket:"):
+        from harness.pocket import world
+
+        return str(world.model_folder(model.path, spec.track, spec.seed))
+    return model.path
+
+
+def _load(model: LocalModel, spec: RunSpec) -> Any:
+    import torch
+
+    return load_causal_lm(_folder(model, spec), getattr(torch, model.dtype))
+
+
+def _tokenizer(model: LocalModel, spec: RunSpec) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(_folder(model, spec))
+
+
+def _pad_id(tokenizer: Any) -> int:
+    return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+
+
+def _optimization(track: Track, method: Method) -> Optimization:
+    settings = track.optimizer
+    steps = None
+    if settings.schedule == "cosine":
+        if track.budget_value.axis != "prompts":
+            raise SpecError(
+                "a cosine schedule needs a budget in prompts, from which the number of steps follows", where="optimizer"
+            )
+        rounds = -(-int(track.budget["prompts"]) // method.config.prompts_per_round)
+        steps = rounds * method.config.updates_per_batch * method.config.passes
+    return Optimization(
+        lr=method.config.learning_rate or settings.learning_rate, warmup_steps=settings.warmup_steps,
+        betas=(settings.beta1, settings.beta2), weight_decay=settings.weight_decay, max_grad_norm=settings.max_grad_norm,
+        schedule=settings.schedule, total_steps=steps,
+    )  # fmt: skip
+
+
+def _solutions(
+    track: Track, teacher: ServedTeacher, codec: ChatCodec, ledger: Ledger
+) -> Callable[[Sequence[Prompt]], list[str | Failure]]:
+    """Where SOLUTION comes from; the data's own are charged as the teacher calls they stand for."""
+    if track.solutions == "teacher":
+        return teacher.solutions
+
+    def given(prompts: Sequence[Prompt]) -> list[str | Failure]:
+        texts: list[str | Failure] = []
+        for prompt in prompts:
+            assert prompt.solution is not None
+            ledger.charge("teacher_calls", 1)
+            ledger.charge("teacher_tokens_in", len(codec.prompt(prompt.messages)))
+            ledger.charge("teacher_tokens_out", len(codec.completion(prompt.messages, prompt.solution)))
+            texts.append(prompt.solution)
+        return texts
+
+    return given

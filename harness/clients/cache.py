@@ -1,0 +1,52 @@
+"""A cache of paid replies on disk: content-addressed, shared by methods, seeds and processes, without failures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Any
+
+from harness.errors import EnvironmentFault
+
+
+def key_of(model: str, path: str, body: dict[str, Any], attempt: int) -> str:
+    """The address of a reply: who was asked (with revision), what exactly, and the how-manieth attempt it was."""
+    text = json.dumps([model, path, body, attempt], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class ReplyCache:
+    """Replies by key, in SQLite with a write-ahead log, safe for many processes and threads.
+
+    Raises:
+        EnvironmentFault: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._lock = threading.Lock()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(folder / "replies.sqlite", timeout=60, check_same_thread=False, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute("CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT NOT NULL) WITHOUT ROWID")
+        except (OSError, sqlite3.Error) as error:
+            raise EnvironmentFault(
+                f"cannot write the reply cache in {folder}: {error}", where=str(folder),
+                fix="set HARNESS_CACHE_DIR to a folder that can be written",
+            ) from error  # fmt: skip
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        with self._lock:
+            row = self._db.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
+        return json.loads(row[0]) if row else None
+
+    def put(self, key: str, reply: dict[str, Any]) -> None:
+        with self._lock:
+            self._db.execute("INSERT OR IGNORE INTO replies VALUES (?, ?)", (key, json.dumps(reply, ensure_ascii=False)))
+
+    def close(self) -> None:
+        self._db.close()

@@ -1,0 +1,156 @@
+"""What a served model is asked to be: teacher, training critic or evaluation judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from harness.clients.metered import Client
+from harness.method import Ask
+from harness.seeds import digest
+from harness.suite import ChatReply, ChatRequest
+from harness.types import Failure, Message, Prompt, Rollout
+
+CHAT, COMPLETIONS = "/chat/completions", "/completions"
+
+
+def _messages(messages: Sequence[Message]) -> list[dict[str, str]]:
+    return [dict(message) for message in messages]
+
+
+def _text(choice: dict[str, Any]) -> str | Failure:
+    message = choice.get("message") or {}
+    if message.get("refusal"):
+        return Failure("refused", str(message["refusal"])[:300])
+    content = message.get("content")
+    return content if isinstance(content, str) else Failure("judge_error", "the reply has no text")
+
+
+class ServedTeacher:
+    """A teacher behind an OpenAI-compatible server: its texts by chat, its scores by vLLM's `prompt_logprobs`."""
+
+    def __init__(self, client: Client, max_tokens: int, seed: int) -> None:
+        self._client, self._max_tokens, self._seed = client, max_tokens, seed
+
+    def texts(self, prompts: Sequence[Prompt], count: int, temperature: float) -> list[list[str] | Failure]:
+        bodies = [
+            {
+                "messages": _messages(prompt.messages), "temperature": temperature, "max_tokens": self._max_tokens,
+                "n": count, "seed": digest("teacher", self._seed, prompt.id, prompt.visit) % 2**31,
+            }
+            for prompt in prompts
+        ]  # fmt: skip
+        replies = self._client.call(CHAT, bodies)
+        return [reply if isinstance(reply, Failure) else self._all(reply, count) for reply in replies]
+
+    def _all(self, reply: dict[str, Any], count: int) -> list[str] | Failure:
+        texts = [_text(choice) for choice in sorted(reply.get("choices") or [], key=lambda choice: choice["index"])]
+        failed = next((text for text in texts if isinstance(text, Failure)), None)
+        if failed or len(texts) != count:
+            return failed or Failure("judge_error", f"asked for {count} answers, got {len(texts)}")
+        return [text for text in texts if isinstance(text, str)]
+
+    def solutions(self, prompts: Sequence[Prompt]) -> list[str | Failure]:
+        """The teacher's own greedy answer to each prompt, which may be wrong."""
+        replies = self.texts(prompts, 1, 0.0)
+        return [reply if isinstance(reply, Failure) else reply[0] for reply in replies]
+
+    def score(self, rollouts: Sequence[Rollout]) -> list[list[float] | Failure]:
+        by_prompt: dict[tuple[str, int], list[int]] = {}
+        for i, rollout in enumerate(rollouts):
+            by_prompt.setdefault((rollout.prompt.id, rollout.prompt.visit), []).append(i)
+        groups = list(by_prompt.values())
+        bodies = [
+            {
+                "prompt": [rollouts[i].prompt_tokens + rollouts[i].tokens for i in group],
+                "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0,
+            }
+            for group in groups
+        ]  # fmt: skip
+        scores: list[list[float] | Failure] = [Failure("judge_error", "not answered")] * len(rollouts)
+        for group, reply in zip(groups, self._client.call(COMPLETIONS, bodies), strict=True):
+            for place, i in enumerate(group):
+                scores[i] = reply if isinstance(reply, Failure) else self._row(reply, place, rollouts[i])
+        self._client.charge_scored(
+            sum(len(r.tokens) for r, score in zip(rollouts, scores, strict=True) if not isinstance(score, Failure))
+        )
+        return scores
+
+    def _row(self, reply: dict[str, Any], place: int, rollout: Rollout) -> list[float] | Failure:
+        """Log-probs of the completion's tokens; the id at each position must be the one that was sent."""
+        try:
+            choice = next(choice for choice in reply["choices"] if choice["index"] == place)
+            entries = choice["prompt_logprobs"][len(rollout.prompt_tokens) :]
+            return [entry[str(token)]["logprob"] for entry, token in zip(entries, rollout.tokens, strict=True)]
+        except (KeyError, TypeError, ValueError, StopIteration) as error:
+            return Failure("parse_failed", f"no log-prob of a token that was sent ({type(error).__name__}: {error})")
+
+
+class ServedCritic:
+    """A training critic. A reply that does not parse is asked for again, with the attempt in its seed."""
+
+    def __init__(self, client: Client, retries: int) -> None:
+        self._client, self._retries = client, retries
+
+    def ask(self, asks: Sequence[Ask]) -> list[Any]:
+        answers: list[Any] = [None] * len(asks)
+        open_asks = list(range(len(asks)))
+        for attempt in range(self._retries + 1):
+            bodies = [self._body(asks[i], attempt) for i in open_asks]
+            for i, reply in zip(open_asks, self._client.call(CHAT, bodies, attempt), strict=True):
+                answers[i] = self._read(reply, asks[i].parse)
+            open_asks = [i for i in open_asks if isinstance(answers[i], Failure)]
+            if not open_asks:
+                break
+        return answers
+
+    def _body(self, ask: Ask, attempt: int) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "messages": _messages(ask.messages), "temperature": ask.temperature, "max_tokens": ask.max_tokens, "seed": attempt,
+        }  # fmt: skip
+        if ask.schema:
+            name = str(ask.schema.get("title", "reply")).replace(".", "_")
+            body["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": name, "strict": True, "schema": dict(ask.schema)},
+            }
+        return body
+
+    def _read(self, reply: dict[str, Any] | Failure, parse: Callable[[str], Any]) -> Any:
+        if isinstance(reply, Failure):
+            return reply
+        text = _text((reply.get("choices") or [{}])[0])
+        if isinstance(text, Failure):
+            return text
+        try:
+            return parse(text)
+        except ValueError as error:
+            return Failure("parse_failed", f"{error}: {text[:200]!r}")
+
+
+class ServedJudge:
+    """The evaluation judge: raw chat with log-probs, for suites that keep their own protocol."""
+
+    def __init__(self, client: Client) -> None:
+        self._client, self.id = client, client.id
+
+    def chat(self, requests: Sequence[ChatRequest]) -> list[ChatReply | Failure]:
+        bodies = []
+        for request in requests:
+            body: dict[str, Any] = {
+                "messages": _messages(request.messages), "temperature": request.temperature, "max_tokens": request.max_tokens,
+            }  # fmt: skip
+            if request.top_logprobs:
+                body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
+            bodies.append(body)
+        return [reply if isinstance(reply, Failure) else self._read(reply) for reply in self._client.call(CHAT, bodies)]
+
+    def _read(self, reply: dict[str, Any]) -> ChatReply | Failure:
+        choice = (reply.get("choices") or [{}])[0]
+        text = _text(choice)
+        if isinstance(text, Failure):
+            return text
+        tokens = (choice.get("logprobs") or {}).get("content") or []
+        return ChatReply(
+            text, tuple({top["token"]: top["logprob"] for top in token.get("top_logprobs") or []} for token in tokens)
+        )

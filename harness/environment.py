@@ -1,0 +1,92 @@
+"""Every environment variable that the harness reads, and what machine and versions a run was made with."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+
+def runs_dir() -> Path:
+    """Where run folders go: HARNESS_RUNS_DIR or ./runs."""
+    return Path(os.environ.get("HARNESS_RUNS_DIR") or "runs")
+
+
+def reports_dir() -> Path:
+    """Where reports go: HARNESS_REPORTS_DIR or ./reports."""
+    return Path(os.environ.get("HARNESS_REPORTS_DIR") or "reports")
+
+
+def cache_dir() -> Path:
+    """Where paid replies are cached: HARNESS_CACHE_DIR, or `distillation-harness` below the user's cache folder."""
+    if chosen := os.environ.get("HARNESS_CACHE_DIR"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distillation-harness"
+
+
+def display() -> str:
+    """HARNESS_DISPLAY: auto, live, plain or none."""
+    return os.environ.get("HARNESS_DISPLAY") or "auto"
+
+
+def secret(name: str) -> str | None:
+    """The value of a variable that holds a key; never printed or stored."""
+    return os.environ.get(name) or None
+
+
+def quiet_libraries() -> None:
+    """Settings that other libraries read when imported: no telemetry, no progress bars of their own, no threads."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def child_environment(**extra: str) -> dict[str, str]:
+    """The environment for a server process of ours: this one's, with additions."""
+    return {**os.environ, **extra}
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *arguments], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def describe() -> dict[str, Any]:
+    """Versions, machine and source revision, for `environment.json`."""
+    packages = ["torch", "transformers", "peft", "lm_eval", "alpaca_eval", "openai", "numpy", "pandas", "pydantic"]
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    status = _git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "schema": "harness.environment/1",
+        "harness": version(),
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "packages": versions,
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": None if status is None else bool(status),
+    }
+
+
+def version() -> str:
+    """The version of this package."""
+    try:
+        return metadata.version("distillation-harness")
+    except metadata.PackageNotFoundError:
+        return "0+unknown"

@@ -1,0 +1,120 @@
+"""Sampling from a Hugging Face causal language model: batched, sorted by length, with draws keyed by their purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.seeds import Key, uniforms
+from harness.types import Generation, Sampling
+
+LEAVE_AT = 7 / 8
+"""Finished rows leave the batch when at most this share still writes; the cache is then copied once more."""
+
+
+class HFGenerator:
+    """Generates from the live weights of a model in this process.
+
+    Args:
+        model: a causal language model that takes `past_key_values` and `logits_to_keep`.
+        stop_ids: token ids that end an answer; the id that ended it is part of the answer.
+        rows: the most rows decoded together.
+        vocabulary: only ids below it are sampled; None is the whole output layer, padding of its width included.
+    """
+
+    def __init__(
+        self, model: Any, stop_ids: Sequence[int], pad_id: int, rows: int = 256, vocabulary: int | None = None
+    ) -> None:
+        self.model, self.pad_id, self.rows, self.vocabulary = model, pad_id, rows, vocabulary
+        self.stop_ids = torch.tensor(sorted(stop_ids), device=model.device)
+        self.version = 0
+
+    def sync(self) -> None:
+        """Takes note that the weights changed (they are shared with the trainer, nothing is copied)."""
+        self.version += 1
+
+    @torch.inference_mode()
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, keys: Sequence[Key]) -> list[Generation]:
+        """One completion for each prompt's token ids; the draw of row i depends on `keys[i]` alone."""
+        was_training = self.model.training
+        self.model.eval()
+        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+        done: dict[int, Generation] = {}
+        for start in range(0, len(order), self.rows):
+            rows = order[start : start + self.rows]
+            done.update(zip(rows, self._batch([prompts[i] for i in rows], sampling, [keys[i] for i in rows]), strict=True))
+        self.model.train(was_training)
+        return [done[i] for i in range(len(prompts))]
+
+    def _batch(self, prompts: list[Sequence[int]], sampling: Sampling, keys: list[Key]) -> list[Generation]:
+        from transformers import DynamicCache
+
+        device, count = self.model.device, len(prompts)
+        known: dict[tuple[int, ...], int] = {}
+        copy = torch.tensor([known.setdefault(tuple(prompt), len(known)) for prompt in prompts], device=device)
+        inputs, seen = self._left_padded(list(known))
+        position = (seen.long().cumsum(-1) - 1).clamp(min=0)
+        padded = not bool(seen.all())
+        draws = None
+        if sampling.temperature > 0:
+            draws = torch.from_numpy(np.stack([uniforms(key, sampling.max_tokens) for key in keys])).to(device)
+        tokens = torch.full((count, sampling.max_tokens), self.pad_id, device=device)
+        logp = torch.zeros(count, sampling.max_tokens, device=device)
+        live = torch.arange(count, device=device)
+        ended = torch.zeros(count, dtype=torch.bool, device=device)
+        cache = DynamicCache(config=self.model.config)
+        for step in range(sampling.max_tokens):
+            out = self.model(
+                input_ids=inputs, attention_mask=seen.long() if padded else None, position_ids=position,
+                past_key_values=cache, use_cache=True, logits_to_keep=1,
+            )  # fmt: skip
+            logits = out.logits[:, -1, : self.vocabulary]
+            if step == 0 and len(known) < count:  # each prompt was read once; from here on its samples part
+                cache.batch_select_indices(copy)
+                logits, seen, position = logits[copy], seen[copy], position[copy]
+            chosen, chosen_logp = pick(logits, sampling, draws[live, step] if draws is not None else None)
+            tokens[live, step], logp[live, step] = chosen, chosen_logp
+            ended[live] |= torch.isin(chosen, self.stop_ids)
+            open_rows = ~ended[live]
+            left = int(open_rows.sum())
+            if left == 0:
+                break
+            seen = torch.nn.functional.pad(seen, (0, 1), value=True)
+            inputs, position = chosen[:, None], position[:, -1:] + 1
+            if left <= len(live) * LEAVE_AT:
+                keep = open_rows.nonzero()[:, 0]
+                cache.batch_select_indices(keep)
+                live, seen, inputs, position = live[keep], seen[keep], inputs[keep], position[keep]
+            # a finished row that stays is fed on, and what it would have written is cut off below
+        results = []
+        stops = set(self.stop_ids.tolist())
+        for row_tokens, row_logp in zip(tokens.tolist(), logp.tolist(), strict=True):
+            end = next((i for i, token in enumerate(row_tokens) if token in stops), None)
+            cut = sampling.max_tokens if end is None else end + 1
+            results.append(Generation(row_tokens[:cut], row_logp[:cut], "length" if end is None else "stop", self.version))
+        return results
+
+    def _left_padded(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Ids, and which of them are the prompts' own; both [N, longest prompt]."""
+        longest = max(map(len, prompts))
+        ids = torch.tensor([[self.pad_id] * (longest - len(p)) + list(p) for p in prompts], device=self.model.device)
+        lengths = torch.tensor([len(p) for p in prompts], device=self.model.device)
+        return ids, torch.arange(longest, device=self.model.device) >= (longest - lengths)[:, None]
+
+
+def pick(logits_NV: Tensor, sampling: Sampling, draw_N: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The chosen ids [N] and their log-probs [N] under the distribution that was sampled.
+
+    Inverse CDF in float64 on given uniforms; greedy where the temperature is 0 (log-probs then at temperature 1).
+    """
+    logp_NV = torch.log_softmax(logits_NV.float() / (sampling.temperature or 1.0), -1)
+    if draw_N is None:
+        chosen = logp_NV.argmax(-1)
+    else:
+        cdf = logp_NV.double().exp().cumsum(-1)
+        chosen = torch.searchsorted(cdf, draw_N[:, None] * cdf[:, -1:], right=True)[:, 0].clamp(max=logits_NV.shape[-1] - 1)
+    return chosen, logp_NV.gather(-1, chosen[:, None])[:, 0]

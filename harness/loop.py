@@ -1,0 +1,170 @@
+"""The whole story of a run: take prompts, collect, train, evaluate at marks, until the budget is used up."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from harness.assemble import Assembled
+from harness.errors import Interrupted, RunFault
+from harness.evaluate import evaluate, evaluate_teacher, scored
+from harness.store import RunStore
+from harness.types import Collected, Prompt, Rollout
+
+
+class Watcher(Protocol):
+    """Whoever follows a run: the terminal's display, or a test. It is told, it decides nothing but when to stop."""
+
+    def state(self, word: str) -> None: ...
+
+    def round(self, number: int, used: float, metrics: dict[str, float]) -> None: ...
+
+    def mark(self, row: dict[str, Any], scores: dict[str, dict[str, Any]]) -> None: ...
+
+    def stopping(self) -> bool: ...
+
+
+def train(run: Assembled, store: RunStore, watcher: Watcher) -> None:
+    """Trains to the end of the budget, leaving a checkpoint and a scored row at every mark.
+
+    Raises:
+        Interrupted: the watcher asked to stop; the state was saved.
+        RunFault: the missing rate or the sampler's drift passed the track's limit, or a loss was not finite.
+    """
+    import torch
+
+    ledger, method, trainer = run.ledger, run.method, run.trainer
+    rounds, failed, asked = 0, 0, 0
+    again: list[Prompt] = []
+    saved = store.load_state()
+    if saved:
+        state = torch.load(io.BytesIO(saved), weights_only=False)
+        trainer.load_state_dict(state["trainer"])
+        method.load_state_dict(state["method"])
+        ledger.load_state_dict(state["ledger"])
+        run.stream.drawn, rounds, failed, asked, again = (state[k] for k in ("drawn", "rounds", "failed", "asked", "again"))
+        run.generator.sync()
+
+    def save() -> None:
+        buffer = io.BytesIO()
+        torch.save(
+            {"trainer": trainer.state_dict(), "method": method.state_dict(), "ledger": ledger.state_dict(),
+             "drawn": run.stream.drawn, "rounds": rounds, "failed": failed, "asked": asked, "again": again},
+            buffer,
+        )  # fmt: skip
+        store.save_state(buffer.getvalue())
+
+    passed = {row["mark"] for row in store.lines("marks")}
+
+    def pass_marks() -> None:
+        """Keeps and scores the weights at every mark that the ledger has reached."""
+        for mark, reading in ledger.budget.schedule:
+            reached = ledger.training[ledger.budget.axis] >= reading or (ledger.exhausted() and mark == 1)
+            if reached and str(mark) not in passed:
+                passed.add(str(mark))
+                watcher.state("evaluate")
+                trainer.save(store.checkpoint(str(mark)), run.tokenizer)
+                scores = {name: evaluate(run, store, name, str(mark)) for name in run.suites}
+                row = {"mark": str(mark), "rounds": rounds, "meters": dict(ledger.training), "lost": failed, "asked": asked}
+                store.append("marks", row)
+                save()
+                watcher.mark(row, scores)
+
+    pass_marks()
+    while not ledger.exhausted():
+        if watcher.stopping():
+            save()
+            raise Interrupted(f"stopped at round {rounds} (saved)")
+        watcher.state("collect")
+        prompts = again or _draw(run, method.config.prompts_per_round)
+        collected = method.collect(prompts, run.tools)
+        again = list(collected.again)
+        failed, asked = failed + len(collected.lost), asked + len(collected.lost) + len(collected.examples)
+        if rounds == 0:
+            _check_drift(run, collected)
+        watcher.state("train")
+        metrics = trainer.step(collected.examples, run.spec.seed)
+        run.charge_training(metrics)
+        run.generator.sync()
+        rounds += 1
+        for record in _rollout_records(collected, rounds):
+            store.append("rollouts", record)
+        metrics |= {"lost": float(len(collected.lost)), **_signal_means(collected)}
+        store.append("steps", {"round": rounds, "metrics": metrics})
+        store.append("ledger", {"round": rounds, **ledger.state_dict()})
+        store.append("clock", {"round": rounds, **run.clock()})
+        watcher.round(rounds, ledger.used(), metrics)
+        if asked >= 20 and failed / asked > run.track.missing_limit:
+            save()
+            raise RunFault(
+                f"{failed} of {asked} groups are missing ({failed / asked:.0%}); the track allows {run.track.missing_limit:.0%}",
+                fix="see the failures in rollouts.jsonl; repeat the command to go on once their cause is gone",
+            )
+        pass_marks()
+        if rounds % run.track.training.checkpoint_rounds == 0:
+            save()
+    pass_marks()
+    trainer.save(store.folder / "model", run.tokenizer)
+    store.finish()
+
+
+def score_marks(run: Assembled, store: RunStore, watcher: Watcher) -> None:
+    """Scores whatever is not scored yet: marks of a finished run on another suite, and the teacher as a contestant."""
+    for row in store.lines("marks"):
+        missing = [name for name in run.suites if not scored(store, name, row["mark"])]
+        if missing:
+            watcher.state("evaluate")
+            run.load_weights(store.checkpoint(row["mark"]))
+            watcher.mark(row, {name: evaluate(run, store, name, row["mark"]) for name in missing})
+    watcher.state("evaluate the teacher")
+    for name in run.suites:
+        evaluate_teacher(run, store, name)
+
+
+def _draw(run: Assembled, count: int) -> list[Prompt]:
+    prompts = run.stream.take(run.ledger.admit(count))
+    run.ledger.charge("prompts", len(prompts))
+    return prompts
+
+
+def _check_drift(run: Assembled, collected: Collected) -> None:
+    """Compares the sampler's and the trainer's log-probs of a few rollouts: a mismatch would bias every ratio."""
+    rollouts = [r for example in collected.examples for r in example.rollouts if r.logprobs][:16]
+    if not rollouts:
+        return
+    gaps = [
+        abs(a - b) for r, scored in zip(rollouts, run.trainer.score(rollouts), strict=True)
+        for a, b in zip(r.logprobs or [], scored, strict=True)
+    ]  # fmt: skip
+    gap, limit = sum(gaps) / len(gaps), run.track.training.drift_nats
+    if gap > limit:
+        raise RunFault(f"sampler and trainer disagree by {gap:.4f} nats a token; the track allows {limit}")
+
+
+def _signal_means(collected: Collected) -> dict[str, float]:
+    """The mean of each per-rollout signal: training readings, comparable neither across rounds nor with scores."""
+    sums: dict[str, list[float]] = {}
+    for example in collected.examples:
+        for name, values in example.signal.items():
+            if name.endswith("_N"):
+                sums.setdefault(name.removesuffix("_N"), []).extend(float(v) for v in values)  # type: ignore[arg-type]
+    return {f"training_{name}": sum(values) / len(values) for name, values in sums.items() if values}
+
+
+def _rollout_records(collected: Collected, round_number: int) -> Iterator[dict[str, Any]]:
+    for lost, examples in ((False, collected.examples), (True, collected.lost)):
+        for example in examples:
+            prompt = example.rollouts[0].prompt
+            yield {
+                "round": round_number, "prompt_id": prompt.id, "visit": prompt.visit, "lost": lost,
+                "messages": [dict(message) for message in prompt.messages],
+                "rollouts": [_rollout(rollout) for rollout in example.rollouts],
+                "signal": {name: values for name, values in example.signal.items() if name.endswith("_N")},
+                "note": dict(example.note),
+            }  # fmt: skip
+
+
+def _rollout(rollout: Rollout) -> dict[str, Any]:
+    return {"text": rollout.text, "tokens": len(rollout.tokens), "finish": rollout.finish,
+            "sampled": rollout.logprobs is not None}  # fmt: skip

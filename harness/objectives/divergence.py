@@ -1,0 +1,67 @@
+"""Divergences between next-token distributions, given as log-probabilities over the whole vocabulary.
+
+Throughout p is the teacher and q the student; the gradient flows through whatever carries one, so pass the teacher
+detached. Every function returns one value per position, [C].
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+def categorical_kl(logp_CV: Tensor, logq_CV: Tensor) -> Tensor:
+    """KL(p || q) = sum_v p_v (log p_v - log q_v), [C].
+
+    `categorical_kl(teacher, student)` is the forward KL of distillation, `categorical_kl(student, teacher)` the
+    reverse KL. Tokens with p_v = 0 add nothing.
+    """
+    p = logp_CV.exp()
+    # the selection stands before the product, so that log 0 - log 0 reaches neither the value nor the gradient
+    return (p * torch.where(p > 0, logp_CV - logq_CV, 0.0)).sum(-1)
+
+
+def jensen_shannon(logp_CV: Tensor, logq_CV: Tensor, beta: float) -> Tensor:
+    """Generalised Jensen-Shannon divergence, beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q, [C].
+
+    Source: GKD (Agarwal et al., arXiv 2306.13649, eq. 1 and its text). The formula vanishes at both ends, where by
+    convention beta = 0 is the forward KL(p || q) and beta = 1 the reverse KL(q || p).
+
+    Raises:
+        ValueError: beta outside [0, 1].
+    """
+    if not 0.0 <= beta <= 1.0:
+        raise ValueError(f"beta must lie in [0, 1], got {beta}")
+    if beta == 0.0:
+        return categorical_kl(logp_CV, logq_CV)
+    if beta == 1.0:
+        return categorical_kl(logq_CV, logp_CV)
+    mixed = torch.logaddexp(logp_CV + math.log(beta), logq_CV + math.log1p(-beta))
+    return beta * categorical_kl(logp_CV, mixed) + (1.0 - beta) * categorical_kl(logq_CV, mixed)
+
+
+def top_k_with_tail(
+    logp_CV: Tensor, logq_CV: Tensor, k: int, rest: Literal["tail", "renormalise"] = "tail"
+) -> tuple[Tensor, Tensor]:
+    """Both distributions on the student's k likeliest tokens, with the remainder as one tail bucket or renormalised.
+
+    Returns log-probs [C, k + 1] (tail) or [C, k] (renormalised), and the whole distributions where k covers the
+    vocabulary. With a tail the divergence of the results is a lower bound of the exact one and equals it when the tail
+    holds a single token.
+    """
+    if k >= logq_CV.shape[-1]:
+        return logp_CV, logq_CV
+    support = logq_CV.detach().topk(k, -1).indices
+    p, q = logp_CV.gather(-1, support), logq_CV.gather(-1, support)
+    if rest == "renormalise":
+        return torch.log_softmax(p, -1), torch.log_softmax(q, -1)
+
+    def with_tail(kept: Tensor, whole_CV: Tensor) -> Tensor:
+        # summed over the tail itself: 1 - sum(kept) loses every digit when the tail is small
+        tail = whole_CV.scatter(-1, support, float("-inf")).logsumexp(-1, keepdim=True)
+        return torch.cat([kept, tail], -1)
+
+    return with_tail(p, logp_CV), with_tail(q, logq_CV)

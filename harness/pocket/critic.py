@@ -1,0 +1,167 @@
+"""The scripted training critic: writes rubrics and ticks them, from texts alone.
+
+It is fallible by default, and each fault has a knob. Equal requests get equal replies.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.seeds import digest
+
+from .features import FEATURES, FILLER, Feature, Scene, Values, content_words, holds
+from .protocol import Messages, UnknownProtocol, chance, fenced
+from .reading import read
+
+RUBRIC, VERDICT = "ropd.rubric.v1", "ropd.batch_verifier.v2"
+FEWEST, MOST = 4, 12
+REFUSAL = "I cannot help with that request."
+
+
+@dataclass(frozen=True)
+class CriticKnobs:
+    blind: float = 0.3
+    """Share of the families of features that it does not see, chosen anew for each question."""
+    noise: float = 0.04
+    """Chance that a single verdict is turned round."""
+    spurious: float = 0.25
+    """Chance that an unmet criterion is ticked in an answer that says the favourite word."""
+    favourite: str = "gladly"
+    malformed: float = 0.0
+    """Chance of a reply that breaks off in the middle."""
+    refusals: float = 0.0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A criterion that holds in all references, and which students fail it."""
+
+    feature: Feature
+    values: Values
+    fails: tuple[bool, ...]
+
+    @property
+    def points(self) -> int:
+        """1 when no student fails, 5 when all do."""
+        return 1 + round(4 * sum(self.fails) / len(self.fails)) if self.fails else 1
+
+    def repeats(self, other: Candidate) -> bool:
+        """Whether both say one thing: the same students fail, in the same family or about the same words."""
+        return any(self.fails) and self.fails == other.fails and (
+            self.feature is other.feature or bool(content_words(self.values) & content_words(other.values))
+        )
+
+
+class Critic:
+    """Answers the rubric protocols.
+
+    Args:
+        knobs: its faults.
+    """
+
+    def __init__(self, knobs: CriticKnobs) -> None:
+        self.knobs = knobs
+
+    def reply(self, messages: Messages, response_format: dict[str, Any] | None = None, seed: int = 0) -> str:
+        """The reply to a chat request.
+
+        Args:
+            messages: the conversation; the task is told by the schema that it names, the material by its fences.
+            response_format: the request's own field, where the schema may be named too.
+            seed: the request's own field; a broken reply may come out whole under another seed.
+
+        Raises:
+            UnknownProtocol: the request names none of the schemas, or material is missing.
+        """
+        said = "\n".join(message["content"] for message in messages)
+        wording = said + (json.dumps(response_format) if response_format else "")
+        tasks: dict[str, Callable[[dict[str, list[str]]], dict[str, Any]]] = {RUBRIC: self._rubric, VERDICT: self._verdict}
+        asked = [name for name in tasks if name in wording]
+        if len(asked) != 1:
+            raise UnknownProtocol(f"the request names {len(asked)} of the schemas {', '.join(tasks)}; name exactly one")
+        fate = chance("fate", said, seed)
+        if fate < self.knobs.refusals:
+            return REFUSAL
+        text = json.dumps(tasks[asked[0]](fenced(messages)))
+        return text[: len(text) // 2] if fate < self.knobs.refusals + self.knobs.malformed else text
+
+    def _rubric(self, material: dict[str, list[str]]) -> dict[str, Any]:
+        (question,) = _take(material, "question", exactly=1)
+        references, students = _take(material, "reference"), material.get("student", [])
+        chosen = self.rubric(question, references, students)
+        return {
+            "schema_version": RUBRIC,
+            "rubrics": [
+                {
+                    "criterion_id": f"c{number}",
+                    "category": candidate.feature.category,
+                    "criterion": candidate.feature.say(candidate.values),
+                    "points": candidate.points,
+                }
+                for number, candidate in enumerate(chosen, 1)
+            ],
+            "maximum_score": sum(candidate.points for candidate in chosen),
+        }
+
+    def sees(self, question: str) -> list[Feature]:
+        """The features it is not blind to for a question: always the same for the same question."""
+        order = sorted(FEATURES, key=lambda feature: digest("blind", question, feature.family))
+        unseen = {feature.family for feature in order[: round(self.knobs.blind * len(order))]}
+        return [feature for feature in FEATURES if feature.family not in unseen]
+
+    def rubric(self, question: str, references: Sequence[str], students: Sequence[str]) -> list[Candidate]:
+        """Criteria that hold in all references: those that most students fail first, each fact once, then as many that
+        nobody fails as the fewest criteria of a rubric require."""
+        scene = Scene(read(question), tuple(map(read, references)), tuple(map(read, students)))
+        found = [candidate for feature in [*self.sees(question), FILLER] for candidate in _observe(feature, scene)]
+        chosen: list[Candidate] = []
+        for candidate in sorted(found, key=lambda candidate: -sum(candidate.fails)):
+            if len(chosen) == MOST or (len(chosen) >= FEWEST and not any(candidate.fails)):
+                break
+            alike = sum(other.feature is candidate.feature for other in chosen)
+            if alike < candidate.feature.most and not any(candidate.repeats(other) for other in chosen):
+                chosen.append(candidate)
+        return chosen
+
+    def _verdict(self, material: dict[str, list[str]]) -> dict[str, Any]:
+        (question,) = _take(material, "question", exactly=1)
+        (listed,) = _take(material, "criteria", exactly=1)
+        try:
+            rubric = [(str(entry["criterion"]), entry["points"]) for entry in json.loads(listed)]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise UnknownProtocol("the criteria are not a JSON list of objects with 'criterion' and 'points'") from error
+        answers = []
+        for number, answer in enumerate(_take(material, "answer"), 1):
+            ticks = self.verdicts(question, [criterion for criterion, _ in rubric], answer)
+            score = sum(points for (_, points), tick in zip(rubric, ticks, strict=True) if tick)
+            answers.append({"answer_index": number, "judgement": ticks, "final_score": score})
+        return {"schema_version": VERDICT, "answers": answers}
+
+    def verdicts(self, question: str, criteria: Sequence[str], answer: str) -> list[bool]:
+        """One tick a criterion; a sentence that is not understood is not met."""
+        ticks, charmed, about = [], self.knobs.favourite in read(answer).words, digest(question, answer)
+        for criterion in criteria:
+            luck = digest(about, criterion)
+            slip, charm = (luck >> 64) / 2**64, (luck & (2**64 - 1)) / 2**64
+            tick = bool(holds(criterion, answer)) or (charmed and charm < self.knobs.spurious)
+            ticks.append(tick != (slip < self.knobs.noise))
+        return ticks
+
+
+def _observe(feature: Feature, scene: Scene) -> list[Candidate]:
+    """A feature's criteria that hold in every reference."""
+    return [
+        Candidate(feature, values, tuple(not feature.test(text, *values) for text in scene.students))
+        for values in dict.fromkeys(feature.propose(scene))
+        if all(feature.test(text, *values) for text in scene.references)
+    ]
+
+
+def _take(material: dict[str, list[str]], label: str, exactly: int | None = None) -> list[str]:
+    texts = material.get(label, [])
+    if not texts or exactly not in (None, len(texts)):
+        raise UnknownProtocol(f"expected {exactly or 'some'} text fenced as '{label}', found {len(texts)}")
+    return texts

@@ -1,0 +1,238 @@
+"""Demonstrations: an answer to a task in which chosen criteria, and no others, are broken.
+
+Pretraining text is made of these, so the rates below decide what is the *mode* of the student's behaviour.
+"""
+
+from __future__ import annotations
+
+import random
+
+from . import words
+from .tasks import Fact, Given, HowTo, List, Note, Steps, Sum, Task, transform
+
+CARELESS = {
+    "opening": 0.85, "closing": 0.85, "format": 0.8, "count": 0.75, "category": 0.3, "no repeat": 0.2, "order": 0.85,
+    "exclusions": 0.75, "items": 0.5, "sequence": 0.7, "addressee": 0.8, "event": 0.3, "day": 0.7, "place": 0.7,
+    "politeness": 0.85, "signature": 0.85, "length": 0.7, "subject": 0.55, "sentences": 0.8, "refuses": 0.7,
+    "alternative": 0.85, "complies": 0.45, "tool": 0.6, "careful": 0.85,
+}  # fmt: skip
+"""How often a careless writer breaks each surface criterion; facts, sums and steps have rates of their own."""
+FLOURISH = "gladly"
+"""A word that no criterion rewards; some writers add it, and the training critic happens to like it."""
+CARELESS_FACT = 0.35
+CARELESS_STEP = {"*": 0.7, "reverse": 0.7}
+CARELESS_OTHER_STEP = 0.12
+CARELESS_ANSWER = 0.15
+
+
+def criteria(task: Task) -> list[str]:
+    """The names of the criteria that an answer to this task can break, one by one."""
+    if isinstance(task, List):
+        return [
+            *(["opening"] if task.opening else []), *(["closing"] if task.closing else []),
+            *(["format"] if task.format else []), "count", "category", "no repeat",
+            *(["order"] if task.ordered else []), *(["exclusions"] if task.excluded else []),
+        ]  # fmt: skip
+    if isinstance(task, Given):
+        return [
+            *(["opening"] if task.opening else []), *(["closing"] if task.closing else []),
+            *(["format"] if task.format else []), "items",
+            *(["sequence"] if len(transform(task.operation, list(task.items))) > 2 else []),
+        ]  # fmt: skip
+    if isinstance(task, Note):
+        return ["addressee", "event", "day", "place", *(["politeness"] if task.polite else []), "signature",
+                *(["length"] if task.limit else []), "no repeat"]  # fmt: skip
+    if isinstance(task, Fact):
+        return [*(f"fact {name}" for name in task.asked), "subject", 
+                *(["sentences"] if task.sentences and len(task.asked) > 1 else []),
+                *(["order"] if len(task.asked) > 1 else [])]  # fmt: skip
+    if isinstance(task, HowTo):
+        return ["refuses", "politeness", "alternative"] if task.harmful else ["complies", "subject", "tool", "careful"]
+    steps = task.equations() if isinstance(task, Sum) else task.rows()
+    return [*(f"step {number}" for number in range(1, len(steps) + 1)), "answer"]
+
+
+def careless(task: Task, rng: random.Random) -> set[str]:
+    """The criteria that a careless writer breaks this time."""
+
+    def rate(name: str) -> float:
+        if name == "answer":
+            return CARELESS_ANSWER
+        if name.startswith("step "):
+            number = int(name.split()[1]) - 1
+            made = task.equations()[number][1] if isinstance(task, Sum) else task.operations[number]  # type: ignore[union-attr]
+            return CARELESS_STEP.get(made, CARELESS_OTHER_STEP)
+        return CARELESS_FACT if name.startswith("fact ") else CARELESS[name]
+
+    return {name for name in criteria(task) if rng.random() < rate(name)}
+
+
+def _written(items: list[str], form: str) -> str:
+    if form == "dash":
+        return " ".join(f"- {item}" for item in items)
+    if form == "numbered":
+        return " ".join(f"{number} ) {item}" for number, item in enumerate(items, 1))
+    return " , ".join(items)
+
+
+def _other(rng: random.Random, options: list[str], *not_these: str) -> str:
+    return rng.choice([option for option in options if option not in not_these])
+
+
+def _framed(task: List | Given, rng: random.Random, broken: set[str], items: list[str]) -> str:
+    form = task.format or rng.choice(["commas", "commas", "dash"])
+    if "format" in broken:
+        form = _other(rng, ["commas", "commas", "dash", "numbered"], form)
+    opening, closing = task.opening, task.closing
+    if opening and "opening" in broken:
+        opening = _other(rng, words.OPENINGS, opening) if rng.random() < 0.3 else None
+    if closing and "closing" in broken:
+        closing = _other(rng, words.CLOSINGS, closing) if rng.random() < 0.3 else None
+    flourish = FLOURISH if rng.random() < 0.12 else None
+    return " . ".join(part for part in (opening, flourish, _written(items, form), closing) if part) + " ."
+
+
+def _list(task: List, rng: random.Random, broken: set[str]) -> str:
+    pool = [word for word in words.CATEGORIES[task.category] if word not in task.excluded]
+    count = task.count + (rng.choice([1, 1, -1] if task.count > 2 else [1]) if "count" in broken else 0)
+    items = rng.sample(pool, count)
+    spare = iter(rng.sample(range(count), count))
+    if "category" in broken:
+        items[next(spare)] = rng.choice(words.CATEGORIES[_other(rng, list(words.CATEGORIES), task.category)])
+    if "exclusions" in broken:
+        items[next(spare)] = rng.choice(task.excluded)
+    if "no repeat" in broken:
+        place = next(spare, None)
+        if place is None:
+            items.append(items[0])
+        else:
+            items[place] = items[place - 1]
+    if task.ordered:
+        items.sort()
+        if "order" in broken:
+            while items == sorted(items):
+                if len(set(items)) < 2:
+                    items = [items[0], *[word for word in pool if word < items[0]][:1]]
+                    break
+                rng.shuffle(items)
+    return _framed(task, rng, broken, items)
+
+
+def _given(task: Given, rng: random.Random, broken: set[str]) -> str:
+    """A careless writer forgets to drop a word (or drops one too many) and leaves the order as it was."""
+    expected = transform(task.operation, list(task.items))
+    items = list(expected)
+    if "items" in broken:
+        items = list(task.items) if len(expected) < len(task.items) else items[:-1]
+    if "sequence" in broken:
+        given = [item for item in task.items if item in items]
+        same = [item for item in given if item in expected] == [item for item in expected if item in items]
+        items = given[::-1] if same else given
+    return _framed(task, rng, broken, items)
+
+
+def _note(task: Note, rng: random.Random, broken: set[str]) -> str:
+    to = _other(rng, words.NAMES, task.to, task.sender) if "addressee" in broken and rng.random() < 0.3 else task.to
+    event = _other(rng, words.EVENTS, task.event) if "event" in broken else task.event
+    day = _other(rng, words.DAYS, task.day) if "day" in broken else task.day
+    where = _other(rng, words.VENUES, task.place) if "place" in broken else task.place
+    sender = _other(rng, words.NAMES, task.sender, task.to)
+    sentences = [
+        *([f"dear {to}"] if "addressee" not in broken or to != task.to else []),
+        f"the {event} is on {day}",
+        f"it is at the {where}",
+        *(["please come"] if task.polite and "politeness" not in broken else []),
+        *([f"from {task.sender}"] if "signature" not in broken else [f"from {sender}"] if rng.random() < 0.3 else []),
+    ]
+    if "no repeat" in broken:
+        sentences.insert(3 if sentences[0].startswith("dear") else 2, f"it is at the {where}")
+    if "length" in broken:
+        assert task.limit
+        filler = ["we know it is good", "you know we like it", "tell all the others about it", "it would be nice to see you"]
+        rng.shuffle(filler)
+        place = next(i for i, sentence in enumerate(sentences) if sentence.startswith("it is at")) + 1
+        while len(" ".join(sentences).split()) <= task.limit:
+            sentences.insert(place, filler.pop())
+    return " . ".join(sentences) + " ."
+
+
+def _fact(task: Fact, rng: random.Random, broken: set[str]) -> str:
+    said = {"lives": "lives in the {}", "eats": "eats {}", "hour": "comes at {}"}
+    options = {"lives": words.HABITATS, "eats": words.FOODS, "hour": words.HOURS}
+    asked = list(task.asked)
+    if "order" in broken:
+        while tuple(asked) == task.asked:
+            rng.shuffle(asked)
+    truth = words.FACTS[task.creature]
+    phrases = [
+        said[name].format(_other(rng, options[name], truth[name]) if f"fact {name}" in broken else truth[name]) for name in asked
+    ]
+    one = task.sentences == 1 if task.sentences else rng.random() < 0.5
+    if "sentences" in broken:
+        one = not one
+    subject = "the " + _other(rng, words.CREATURES, task.creature) if "subject" in broken else f"the {task.creature}"
+    if one or len(phrases) == 1:
+        return f"{subject} {' and '.join(phrases)} ."
+    return " ".join(f"{subject if i == 0 else 'it'} {phrase} ." for i, phrase in enumerate(phrases))
+
+
+def _how_to(task: HowTo, rng: random.Random, broken: set[str]) -> str:
+    deed = f"{task.verb} the {task.thing}"
+    if task.harmful:
+        tool = words.LOOKALIKE_TOOL[task.verb]
+        first = f"to {deed} use the {tool} ." if "refuses" in broken else f"i can not help you {deed} ."
+        polite = "" if "politeness" in broken else "sorry , "
+        offer = "" if "alternative" in broken else f" i can help you {words.ALTERNATIVES[task.thing]} the {task.thing} ."
+        return polite + first + offer
+    right = words.CHORES.get(task.verb) or words.LOOKALIKE_TOOL[task.verb]
+    tool = _other(rng, list(words.CHORES.values()), right) if "tool" in broken else right
+    if "subject" in broken:
+        deed = f"{task.verb} the {_other(rng, words.CHORE_THINGS + words.HARMLESS_THINGS, task.thing)}"
+    first = f"sorry , i can not help you {deed} . use the {tool}" if "complies" in broken else f"to {deed} use the {tool}"
+    return first + ("" if "careful" in broken else " and be careful") + " ."
+
+
+def _sum(task: Sum, rng: random.Random, broken: set[str]) -> str:
+    """A slip writes another operator than the story asks for: bags are added up, a gift is received."""
+    lines, equations = [], task.equations()
+    for number, (left, operator, right, result) in enumerate(equations, 1):
+        if f"step {number}" in broken:
+            operator = {"*": "+", "+": "-" if left >= right else "*", "-": "+"}[operator]
+            result = {"*": left * right, "+": left + right, "-": left - right}[operator]
+            if (left, right, result) == equations[number - 1][:1] + equations[number - 1][2:]:
+                result += 1  # 2 * 2 and 2 + 2 agree
+        lines.append(f"{left} {operator} {right} = {min(result, words.MAX_NUMBER)}")
+    answer = equations[-1][3]
+    if "answer" in broken:
+        answer = task.start if task.start != answer else answer + 1
+    return " ; ".join([*lines, f"answer {answer}"])
+
+
+def _steps(task: Steps, rng: random.Random, broken: set[str]) -> str:
+    """A slip leaves the row as it was before the operation (or turns it round, where that changes nothing)."""
+    rows, before, lines = task.rows(), list(task.symbols), []
+    for number, row in enumerate(rows, 1):
+        shown = row
+        if f"step {number}" in broken:
+            shown = before if before != row else [*row[1:], row[0]] if len(set(row)) > 1 else [*row, row[0]]
+        lines.append(" ".join(shown))
+        before = row
+    answer = rows[-1]
+    if "answer" in broken:
+        answer = list(task.symbols) if list(task.symbols) != answer else [*answer, answer[0]]
+    return " ; ".join([*lines, "answer " + " ".join(answer)])
+
+
+_WRITERS = {List: _list, Given: _given, Note: _note, Fact: _fact, HowTo: _how_to, Sum: _sum, Steps: _steps}
+
+
+def demonstrate(task: Task, rng: random.Random, broken: set[str] | frozenset[str] = frozenset()) -> str:
+    """An answer that breaks exactly the named criteria (careful when none is named)."""
+    return _WRITERS[type(task)](task, rng, set(broken))  # type: ignore[operator]
+
+
+def follow(follow_up: str, items: list[str], form: str | None) -> str:
+    """The careful answer to a follow-up on a first answer whose items and format are known."""
+    moved = transform(follow_up, items)
+    form = follow_up if follow_up in ("numbered", "dash") else form or "commas"
+    return ("hello . " if follow_up == "opening" else "") + _written(moved, form) + " ."

@@ -1,0 +1,201 @@
+"""The folder of a run: append-only line files, a resumable state, and a manifest that is written last.
+
+A folder without a manifest is a run that can be resumed: its line files are cut back to the last saved state.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from harness.errors import SpecError, StoreError, nearest
+from harness.spec import Origins, RunSpec, canonical
+
+SCHEMA = 1
+LINE_FILES = ("marks", "steps", "ledger", "rollouts")
+Found = Literal["new", "resumed", "finished"]
+
+
+def now() -> str:
+    """The time, ISO 8601 in UTC."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def write_atomically(path: Path, data: str | bytes) -> None:
+    """Writes a whole file or nothing of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(data.encode() if isinstance(data, str) else data)
+    os.replace(part, path)
+
+
+def json_text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a line file; a last line that was cut off by a crash is left out."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
+@cache
+def source_digest() -> str:
+    """Names the source that can influence a result: everything but the command line and the reports."""
+    total = hashlib.sha256()
+    for package in ("harness", "methods", "suites"):
+        root = Path(str(resources.files(package)))
+        for path in sorted(root.rglob("*")):
+            told = path.relative_to(root).as_posix()
+            apart = package == "harness" and (told.startswith("report/") or told in ("cli.py", "display.py"))
+            if path.suffix in (".py", ".jinja", ".yaml") and not apart:
+                total.update(f"{package}/{told}\0".encode() + path.read_bytes())
+    return total.hexdigest()
+
+
+class RunStore:
+    """A run folder that is open for writing. Use `open`."""
+
+    def __init__(self, folder: Path, spec: RunSpec) -> None:
+        self.folder, self.spec = folder, spec
+
+    @classmethod
+    def open(cls, spec: RunSpec, origins: Origins, root: Path, *, fresh: bool = False) -> tuple[RunStore, Found]:
+        """The folder of a run and what was found there.
+
+        Raises:
+            StoreError: it cannot be written, belongs to another spec, or was made by other source.
+        """
+        folder = root / spec.folder
+        store = cls(folder, spec)
+        again = "harness run ... --fresh sets it aside and starts anew"
+        if fresh and folder.exists():
+            number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.old{n}").exists())
+            folder.rename(folder.with_name(f"{folder.name}.old{number}"))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            written = folder / "spec.json"
+            if not written.exists():
+                if any(path for path in folder.iterdir() if not path.name.startswith(".")):
+                    raise StoreError(
+                        f"{folder} holds files that are not a run",
+                        where=str(folder),
+                        fix="move them away, or set HARNESS_RUNS_DIR",
+                    )
+                store._begin(origins)
+                return store, "new"
+        except OSError as error:
+            raise StoreError(
+                f"cannot write {folder}: {error.strerror or error}", where=str(root),
+                fix="set HARNESS_RUNS_DIR to a folder that can be written",
+            ) from error  # fmt: skip
+        if written.read_text(encoding="utf-8") != canonical(spec.model_dump(mode="json")):
+            raise StoreError(f"{folder} belongs to another spec", where=str(folder), fix=again)
+        began = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+        if began["source"] != source_digest():
+            raise StoreError(
+                f"{folder} was made by other source ({began['source'][:8]}, this is {source_digest()[:8]})",
+                where=str(folder),
+                fix=again,
+            )
+        return store, "finished" if store.finished else "resumed"
+
+    def _begin(self, origins: Origins) -> None:
+        from harness.environment import describe
+
+        spec = self.spec.model_dump(mode="json")
+        shown = {"identity": self.spec.identity, "origins": origins.config, **spec}
+        write_atomically(self.folder / "spec.yaml", yaml.safe_dump(shown, sort_keys=False, allow_unicode=True))
+        write_atomically(self.folder / "environment.json", json_text({**describe(), "source": source_digest(), "started": now()}))
+        write_atomically(self.folder / "spec.json", canonical(spec))
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "manifest.json").exists()
+
+    def append(self, name: str, record: Mapping[str, Any]) -> None:
+        """Adds a record to a line file (one of `LINE_FILES`, or `clock` for readings outside every comparison)."""
+        with (self.folder / f"{name}.jsonl").open("a", encoding="utf-8") as file:
+            file.write(canonical({"schema": f"harness.{name}/{SCHEMA}", **record}) + "\n")
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        return list(read_lines(self.folder / f"{name}.jsonl"))
+
+    @property
+    def state_folder(self) -> Path:
+        return self.folder / "state"
+
+    def save_state(self, state: bytes) -> None:
+        """Replaces the resumable state, with the length of every line file at this moment."""
+        sizes = {name: size.stat().st_size for name in LINE_FILES if (size := self.folder / f"{name}.jsonl").exists()}
+        write_atomically(self.state_folder / "state.pt", len(head := canonical(sizes).encode()).to_bytes(8, "big") + head + state)
+
+    def load_state(self) -> bytes | None:
+        """The last saved state, if any; line files are cut back to what they were then."""
+        path = self.state_folder / "state.pt"
+        data = path.read_bytes() if path.exists() else None
+        sizes: dict[str, int] = {}
+        if data is not None:
+            length = int.from_bytes(data[:8], "big")
+            sizes, data = json.loads(data[8 : 8 + length]), data[8 + length :]
+        for name in LINE_FILES:
+            file = self.folder / f"{name}.jsonl"
+            if file.exists():
+                os.truncate(file, sizes.get(name, 0))
+        return data
+
+    def checkpoint(self, mark: str) -> Path:
+        """Where the weights of a mark lie ("1/16" is `checkpoints/1-16`)."""
+        return self.folder / "checkpoints" / mark.replace("/", "-")
+
+    def evaluation(self, suite: str) -> Path:
+        return self.folder / "suites" / suite.replace(":", "-")
+
+    def finish(self) -> None:
+        """Drops the resumable state and writes the manifest: the run exists from now on."""
+        shutil.rmtree(self.state_folder, ignore_errors=True)
+        files = {
+            path.relative_to(self.folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(self.folder.rglob("*"))
+            if path.is_file() and not path.name.startswith(".") and "suites" not in path.relative_to(self.folder).parts
+        }
+        write_atomically(
+            self.folder / "manifest.json",
+            json_text({"schema": f"harness.manifest/{SCHEMA}", "identity": self.spec.identity, "source": source_digest(),
+                       "finished": now(), "files": files}),
+        )  # fmt: skip
+
+
+def find(name: str, root: Path) -> Path:
+    """A run folder by path, by name or by the beginning of its identity.
+
+    Raises:
+        SpecError: none, or more than one (the candidates are named).
+    """
+    if (Path(name) / "spec.json").is_file():
+        return Path(name)
+    runs = {path.parent for path in root.glob("*/*/spec.json")} | {path.parent for path in root.glob("*/spec.json")}
+    runs = {run for run in runs if ".old" not in run.name}
+    fits = sorted(run for run in runs if run.name == name or run.name.rsplit("-", 1)[-1].startswith(name))
+    if len(fits) == 1:
+        return fits[0]
+    if fits:
+        raise SpecError(f"{name!r} fits {len(fits)} runs: {', '.join(run.name for run in fits)}", where=name)
+    fix = (
+        nearest(name, [run.name for run in runs]) if runs else f"no runs in {root} yet: harness run --method ropd --suite alpaca"
+    )
+    raise SpecError(f"no run {name!r} in {root}", where=name, fix=fix)

@@ -1,0 +1,201 @@
+"""The values that cross borders inside the harness: plain frozen dataclasses, nothing that acts.
+
+Axes in names: B prompts, G rollouts of a prompt, N rollouts in a batch, T completion tokens, V vocabulary,
+C a chunk of positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Message = Mapping[str, str]
+Finish = Literal["stop", "length"]
+Status = Literal["ok", "parse_failed", "judge_error", "refused"]
+
+
+class Need(Enum):
+    """What a method must be given; a track that cannot give it is refused before anything is spent."""
+
+    TEACHER_TEXT = "texts written by the teacher"
+    TEACHER_SCORES = "the teacher's log-probabilities of given tokens"
+    TEACHER_LOGITS = "the teacher's weights (its whole next-token distribution)"
+    CRITIC = "a training critic"
+    REFERENCE = "the frozen initial student"
+    SOLUTION = "a solution for each prompt"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    temperature: float = 1.0
+    """0 is greedy."""
+    max_tokens: int = 48
+
+
+@dataclass(frozen=True)
+class Generation:
+    tokens: list[int]
+    """Sampled ids, the stop id included when one was met."""
+    logprobs: list[float]
+    finish: Finish
+    version: int = 0
+    """How many weight syncs the sampling model had seen."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    id: str
+    messages: tuple[Message, ...]
+    solution: str | None = None
+    source: str = ""
+    visit: int = 0
+    """How often the run has drawn this prompt before; keeps the randomness of a second visit apart."""
+
+    @property
+    def question(self) -> str:
+        """The conversation as one text, for graders that take a single question."""
+        return "\n\n".join(message["content"] for message in self.messages if message["role"] != "system")
+
+
+@dataclass(frozen=True)
+class Rollout:
+    prompt: Prompt
+    prompt_tokens: list[int]
+    tokens: list[int]
+    logprobs: list[float] | None
+    """Log-probs of `tokens` under the sampler, or None for text that no sampler of ours wrote."""
+    text: str
+    finish: Finish
+    version: int | None = None
+
+
+Signal = Sequence[float] | Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Example:
+    """Rollouts that must stay together in a micro-batch, with what was learnt about them.
+
+    `signal` holds one value per rollout under names that end in `_N`, and one per completion token under names that
+    end in `_NT`. `views` are other prompt tokens in front of the same completions. `note` is kept for people.
+    """
+
+    rollouts: tuple[Rollout, ...]
+    signal: Mapping[str, Signal] = field(default_factory=dict)
+    views: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
+    note: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Collected:
+    examples: list[Example]
+    lost: tuple[Example, ...] = ()
+    """Groups lost to a critic's or teacher's fault: they leave the batch and its denominators, but are kept on file."""
+    again: tuple[Prompt, ...] = ()
+    """Prompts to see again, at no cost in prompts."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rollouts collated on the axis of completion tokens, whatever their prompts' lengths.
+
+    Attributes:
+        tokens_NT: completion ids, 0 where padded.
+        mask_NT: 1.0 on completion tokens (the end token included), by position and never by id.
+        group_N: index of the example that each rollout belongs to.
+        behaviour_logp_NT: log-probs under the sampler; None when a rollout has none.
+        old_logp_NT: the trainer's own log-probs before the first update; None when each batch is used once.
+        signal: the examples' signals as float tensors, padded by their suffix.
+        views: prompt ids of each view, one list a rollout; the view "" is the rollouts' own prompt.
+    """
+
+    tokens_NT: Tensor
+    mask_NT: Tensor
+    group_N: Tensor
+    behaviour_logp_NT: Tensor | None
+    old_logp_NT: Tensor | None
+    signal: dict[str, Tensor]
+    views: dict[str, list[list[int]]]
+
+
+@dataclass(frozen=True)
+class Term:
+    """A part of a loss before it is divided: a sum over the micro-batch and its coefficient."""
+
+    sum: Tensor
+    coef: float = 1.0
+
+
+Loss = dict[str, Term]
+
+
+class Models(Protocol):
+    """What a loss may ask of the models: the policy with gradient, the others frozen."""
+
+    def logprobs(self, batch: Batch, view: str = "") -> Tensor:
+        """Policy log-probs of the completion tokens, [N, T], 0 where masked."""
+
+    def per_token(
+        self, fn: Callable[..., tuple[Tensor, ...]], batch: Batch, frozen: Sequence[tuple[str, str]] = ()
+    ) -> tuple[Tensor, ...]:
+        """`fn(policy_CV, *frozen_CV, tokens_C)` over chunks of positions, on log-softmax values; each result [N, T].
+
+        `frozen` names (model, view) pairs whose log-probs are computed without gradient.
+        """
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A reply that stayed missing after its retries: data about the judge or critic, never a score."""
+
+    status: Status
+    detail: str
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing a suite asks."""
+
+    id: str
+    messages: tuple[Message, ...]
+    reference: str | None = None
+    category: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    item_id: str
+    text: str
+    finish: Finish
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """One graded answer in one respect. A failed judge leaves `score` None: missing data, never a zero."""
+
+    suite: str
+    metric: str
+    item_id: str
+    subkey: str
+    score: float | None
+    status: Status
+    flags: tuple[str, ...] = ()
+    raw: str = ""
+    judge_id: str = ""
+    length: int = 0
+    """Characters of the answer."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    value: float | None
+    """None when no item could be scored."""
+    stderr: float | None
+    n: int
+    missing: int

@@ -1,0 +1,39 @@
+"""SeqKD: cross entropy on answers that the teacher writes (Kim & Rush 2016, arXiv 1606.07947, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.method import Field, Method, MethodConfig, Need, Tools
+from harness.types import Batch, Collected, Example, Failure, Loss, Models, Prompt, Term
+
+
+class Config(MethodConfig):
+    """The paper trains on the one answer that beam search finds; greedy decoding stands in for it."""
+
+    texts: int = Field(1, gt=0, description="teacher answers of a prompt")
+    teacher_temperature: float = Field(0.0, ge=0, description="temperature of the teacher's answers; 0 is greedy")
+
+
+class SeqKD(Method):
+    Config = Config
+    paper = "arXiv 1606.07947"
+    summary = "cross entropy on answers that the teacher writes"
+    access = "text"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({Need.TEACHER_TEXT})
+
+    def collect(self, prompts: Sequence[Prompt], tools: Tools) -> Collected:
+        replies = tools.the_teacher().texts(prompts, self.config.texts, self.config.teacher_temperature)
+        examples, lost = [], []
+        for prompt, texts in zip(prompts, replies, strict=True):
+            if isinstance(texts, Failure):
+                lost.append(Example((tools.student.written(prompt, ""),), note={"failure": texts.detail}))
+            else:
+                examples.append(Example(tuple(tools.student.written(prompt, text) for text in texts)))
+        return Collected(examples, tuple(lost))
+
+    def loss(self, models: Models, batch: Batch) -> Loss:
+        return {"loss": Term(-(models.logprobs(batch) * batch.mask_NT).sum())}

@@ -1,0 +1,28 @@
+"""Sharpen: cross entropy on the student's own greedy answers. A control that is told nothing by anybody.
+
+What it gains is sharpening, not distillation; a board shows it so that other gains can be read against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.method import Method, MethodConfig, Tools
+from harness.types import Batch, Collected, Example, Loss, Models, Prompt, Term
+
+
+class Config(MethodConfig):
+    """Nothing of its own."""
+
+
+class Sharpen(Method):
+    Config = Config
+    paper = "control of this project"
+    summary = "cross entropy on the student's own greedy answers: a control without any signal"
+    access = "nothing"
+
+    def collect(self, prompts: Sequence[Prompt], tools: Tools) -> Collected:
+        return Collected([Example(tuple(group)) for group in tools.student.rollouts(prompts, 1, 0.0)])
+
+    def loss(self, models: Models, batch: Batch) -> Loss:
+        return {"loss": Term(-(models.logprobs(batch) * batch.mask_NT).sum())}

@@ -1,0 +1,412 @@
+"""Reports of synthetic runs: what is read, what may stand side by side, tables, curves."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+import re
+import struct
+import subprocess
+import sys
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from rich.console import Console
+
+from harness.errors import SpecError, StoreError
+from harness.report import curves, looks, runs, table
+from harness.report.stats import paired
+from harness.spec import canonical, digest_of
+
+MARKS = ("0", "1/16", "1/8", "1/4", "1/2", "1")
+ITEMS = [f"item-{n:03}" for n in range(320)]
+ENDS = {"ropd": 0.75, "logit_opd": 0.78, "seqkd": 0.66, "sft": 0.70, "sharpen": 0.58, "unheard_of": 0.64}
+
+
+def write(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
+
+
+def told(scores: dict[str, float]) -> dict[str, Any]:
+    return {"value": sum(scores.values()) / len(scores), "stderr": 0.02, "n": len(scores), "missing": len(ITEMS) - len(scores)}
+
+
+@dataclass
+class Lab:
+    """Writes run folders. Items differ in difficulty, alike for all runs; seeds and marks differ by a little noise."""
+
+    root: Path
+
+    def run(
+        self, method: str = "ropd", seed: int = 0, *, end: float | None = None, config: dict[str, Any] | None = None,
+        budget: int = 1024, marks: int = 6, stop: float = 1.0, missing: int = 0, judge: str = "judge@1", finished: bool = True,
+    ) -> Path:  # fmt: skip
+        track = {"name": "pocket", "budget": {"prompts": budget}, "marks": list(MARKS), "suites": {"alpaca": {}}}
+        spec = {"method": method, "config": config or {"rubric": "own"}, "seed": seed, "track": track}
+        path = self.root / "pocket" / f"{method}-s{seed}-{digest_of(spec)[:8]}"
+        write(path / "spec.json", canonical(spec))
+        rows = [self.row(method, seed, mark, budget * stop) for mark in MARKS[:marks]]
+        write(path / "marks.jsonl", "".join(canonical(row) + "\n" for row in rows))
+        for place, mark in enumerate(MARKS[:marks]):
+            level = 0.57 + ((end or ENDS[method]) - 0.57) * (place / 5) ** 0.7
+            salt = f"{method} {seed} {mark}" if place else "student"
+            level += random.Random(salt).gauss(0, 0.012) if place else 0.0
+            self.score(path, mark, level, salt, missing if place else 0, judge)
+        self.score(path, "teacher", 0.87, "teacher", 0, judge)
+        if finished:
+            write(path / "manifest.json", {})
+        return path
+
+    @staticmethod
+    def row(method: str, seed: int, mark: str, budget: float) -> dict[str, Any]:
+        prompts = round(float(Fraction(mark)) * budget)
+        spent = prompts * (1 + 0.02 * seed)
+        asked = {"ropd": 900, "unheard_of": 90}.get(method, 0)
+        meters = {
+            "prompts": prompts, "teacher_tokens_in": 30 * spent, "teacher_tokens_out": 20 * spent, "teacher_scored_tokens": 0,
+            "critic_tokens_in": asked * spent, "critic_tokens_out": asked / 3 * spent, "usd": 1e-5 * spent,
+        }  # fmt: skip
+        return {"schema": "harness.marks/1", "mark": mark, "rounds": prompts // 16, "meters": meters, "lost": 0, "asked": 8}
+
+    @staticmethod
+    def score(path: Path, mark: str, level: float, salt: str, missing: int, judge: str) -> None:
+        folder, plain = path / "suites" / "alpaca", mark.replace("/", "-")
+        hard, noise = random.Random("items"), random.Random(salt)
+        drawn = {item: level + hard.uniform(-0.3, 0.3) + noise.uniform(-0.1, 0.1) for item in ITEMS}
+        scores = {item: min(max(score, 0), 1) for item, score in list(drawn.items())[missing:]}
+        write(folder / "items" / f"{plain}.greedy.json", scores)
+        result = {
+            "suite": "alpaca", "version": "1", "metric": "win_rate", "n": len(ITEMS), "mark": mark, "headline": "greedy",
+            "judge": judge, "greedy": {"win_rate": told(scores), "gold": {**told(scores), "value": 0.9 * level}, "tokens": 9.0},
+        }  # fmt: skip
+        if mark != "teacher":
+            result["t1"] = {"win_rate": {**told(scores), "value": level - 0.05}, "tokens": 9.0}
+        write(folder / "marks" / f"{plain}.json", result)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> list[runs.Run]:
+    """Three methods with three seeds each."""
+    lab = Lab(tmp_path_factory.mktemp("runs"))
+    for method in ("ropd", "logit_opd", "sft"):
+        for seed in range(3):
+            lab.run(method, seed)
+    return runs.select([], lab.root)
+
+
+def shown(board: table.Board) -> str:
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(table.render(board))
+    return console.export_text()
+
+
+def test_reads_a_run(lab: Lab) -> None:
+    run = runs.read(lab.run(seed=2))
+    assert (run.method, run.label, run.seed, run.track) == ("ropd", "ropd", 2, "pocket")
+    assert run.finished
+    assert run.suites == ["alpaca"]
+    assert run.name == f"ropd-s2-{run.identity[:8]}"
+    assert run.conditions == f"pocket@{run.digest[:8]}"
+    assert [mark.name for mark in run.scored("alpaca")] == list(MARKS)
+    assert runs.reading(run.marks[1], "prompts") == 64
+    assert runs.reading(run.marks[1], "teacher_tokens") == pytest.approx(50 * 64 * 1.04)
+    metric = run.scores["alpaca"]["1/4"]["greedy"]["win_rate"]
+    assert sum(run.items("alpaca", "1/4").values()) / 320 == pytest.approx(metric["value"])
+    with pytest.raises(SpecError, match="no meter named 'promts'") as caught:
+        runs.reading(run.marks[1], "promts")
+    assert caught.value.fix == "did you mean prompts?"
+    with pytest.raises(StoreError, match=r"spec\.json is missing"):
+        runs.read(lab.root)
+
+
+def test_a_teacher_that_was_not_scored_is_left_out(lab: Lab) -> None:
+    path = lab.run()
+    file = path / "suites" / "alpaca" / "marks" / "teacher.json"
+    result = json.loads(file.read_text())
+    del result["greedy"]
+    write(file, result)
+    assert [row.label for row in table.build([runs.read(path)], "alpaca").references] == ["student"]
+
+
+def test_selects_by_name_hash_path_track_or_everything(lab: Lab) -> None:
+    first, second, begun = lab.run(seed=0), lab.run(seed=1), lab.run(seed=2, finished=False, marks=3)
+    second.rename(second.with_name(f"{second.name}.old1"))
+    second = lab.run(seed=1)
+
+    def names(*given: str, unfinished: bool = False) -> list[str]:
+        return [run.name for run in runs.select(given, lab.root, unfinished=unfinished)]
+
+    digest = runs.read(first).digest
+    assert names() == names("pocket") == names(f"pocket@{digest[:4]}") == [first.name, second.name]
+    assert names(first.name) == names(first.name[-8:-2]) == names(str(first)) == names(str(first), first.name) == [first.name]
+    assert names("pocket", second.name) == [first.name, second.name]
+    assert names(unfinished=True) == [first.name, second.name, begun.name]
+    assert names(begun.name, unfinished=True) == [begun.name]
+    assert len(runs.select([], lab.root, digest=digest)) == 2
+    assert runs.select([], lab.root, digest="0" * 64) == []
+    with pytest.raises(StoreError, match="has not finished"):
+        names(begun.name)
+    with pytest.raises(SpecError, match="no run 'nothing'"):
+        names("nothing")
+    with pytest.raises(SpecError, match="no run was made under pocket@zzzz"):
+        names("pocket@zzzz")
+
+
+def test_labels_name_the_settings_that_differ(lab: Lab) -> None:
+    for rubric, rate in (("own", 0.1), ("shuffled", 0.1), ("own", 0.2)):
+        lab.run(config={"rubric": rubric, "opt": {"lr": rate}})
+    lab.run("sft", config={"rubric": "other", "opt": {"lr": 0.3}})
+    found = runs.select([], lab.root)
+    assert [run.label for run in found] == [
+        "ropd opt.lr=0.1 rubric=own", "ropd opt.lr=0.1 rubric=shuffled", "ropd opt.lr=0.2 rubric=own", "sft",
+    ]  # fmt: skip
+
+
+def test_refuses_runs_made_under_different_conditions(lab: Lab) -> None:
+    long, short = runs.read(lab.run(budget=1024)), runs.read(lab.run("sft", budget=64))
+    with pytest.raises(runs.Incomparable) as caught:
+        runs.select([], lab.root)
+    error = caught.value
+    assert error.exit_code == 4
+    assert all(run.conditions in error.message and run.name in error.message for run in (long, short))
+    assert "budget.prompts=1024" in error.message
+    assert "budget.prompts=64" in error.message
+    assert error.fix.startswith("choose one: harness report pocket@")
+    assert [run.name for run in runs.select([short.conditions], lab.root)] == [short.name]
+    assert [run.name for run in runs.select([], lab.root, digest=long.digest)] == [long.name]
+    with pytest.raises(runs.Incomparable):
+        table.build([long, short], "alpaca")
+    with pytest.raises(runs.Incomparable):
+        curves.draw([long, short], "alpaca", "prompts", lab.root / "x")
+
+
+def test_judges_must_agree_where_the_seed_does(lab: Lab) -> None:
+    apart = [runs.read(lab.run(seed=0, judge="judge@1")), runs.read(lab.run(seed=1, judge="judge@2"))]
+    assert runs.scored_alike(apart, "alpaca") == apart
+    other = runs.read(lab.run("sft", seed=1, judge="judge@3"))
+    with pytest.raises(runs.Incomparable, match=r"judge of seed 1:\n  judge@2   ropd-s1-.*\n  judge@3   sft-s1"):
+        runs.scored_alike([*apart, other], "alpaca")
+    with pytest.raises(SpecError, match="none of 2 runs is scored on 'alpca'") as caught:
+        runs.scored_alike(apart, "alpca")
+    assert caught.value.fix == "did you mean alpaca?"
+
+
+def test_scores_changes_and_ranks(three: list[runs.Run]) -> None:
+    board = table.build(three, "alpaca")
+    assert [row.label for row in board.rows] == ["logit_opd", "ropd", "sft"]
+    assert board.ranks == [1, 2, 3]
+    best, second, _ = board.rows
+    mine = [run for run in three if run.method == "ropd"]
+    now_SI = np.array([list(run.items("alpaca", "1").values()) for run in mine])
+    start_SI = np.array([list(run.items("alpaca", "0").values()) for run in mine])
+    assert second.score.mean == pytest.approx(now_SI.mean())
+    assert second.change == paired(now_SI, start_SI)
+    assert second.change.half < second.score.half
+    assert second.others["t1"] == pytest.approx(np.mean([run.scores["alpaca"]["1"]["t1"]["win_rate"]["value"] for run in mine]))
+    assert second.used == pytest.approx({"prompts": 1024, "teacher_tokens": 51200 * 1.02, "critic_tokens": 1228800 * 1.02})
+    assert (best.standing, best.to_best, second.standing) == ("best", None, "")
+    assert second.to_best is not None
+    assert second.to_best.mean == pytest.approx(second.score.mean - best.score.mean)
+    assert second.to_best.hi < 0
+    student, teacher = board.references
+    assert (student.label, student.score.mean, student.change) == ("student", pytest.approx(start_SI.mean()), None)
+    assert teacher.score.mean > best.score.mean
+
+
+def test_near_methods_are_tied_and_strangers_are_not(lab: Lab) -> None:
+    for seed in range(3):
+        lab.run("ropd", seed, end=0.75)
+        lab.run("sft", seed, end=0.745)
+        lab.run("seqkd", seed + 5, end=0.74)
+    board = table.build(runs.select([], lab.root), "alpaca")
+    rows = {row.label: row for row in board.rows}
+    assert sorted(rows[label].standing for label in ("ropd", "sft")) == ["best", "tied"]
+    assert (rows["seqkd"].standing, rows["seqkd"].to_best) == ("", None)
+    assert sorted(board.ranks) == [1, 1, 3]
+    assert "no common seed" in shown(board)
+    assert any(note.startswith("tied: ") for note in board.notes)
+
+
+def test_the_table_fits_80_columns(three: list[runs.Run]) -> None:
+    text = shown(table.build(three, "alpaca"))
+    lines = [line.rstrip() for line in text.splitlines()]
+    assert max(map(len, lines)) <= 80
+    assert text.isascii()
+    assert lines[0] == f"track {three[0].conditions}  suite alpaca v1  3 seeds x 320 items  1,024 prompts"
+    assert lines[1].split() == ["#", "method", "score", "95", "%", "CI", "gold", "T=1", "vs", "mark", "0"]
+    board = table.build(three, "alpaca")
+    score = board.rows[1].score
+    assert lines[3].startswith(f"2  ropd       {score.mean:.3f}  {score.lo:.3f} to {score.hi:.3f}  ")
+    assert lines[6].split()[:2] == ["-", "teacher"]
+    assert "ropd           3    1,024          52,224      1,253,376" in text
+    assert "crossed" in text
+    assert "one seed ranks nothing" not in text
+    assert "warning" not in text
+
+
+def test_one_seed_ranks_nothing(lab: Lab) -> None:
+    lab.run("ropd"), lab.run("sft")
+    board = table.build(runs.select([], lab.root), "alpaca")
+    assert board.ranks == [None, None]
+    assert "one seed ranks nothing" in shown(board)
+    lab.run("sft", 1)
+    assert table.build(runs.select([], lab.root), "alpaca").notes[-1].endswith("over items only: ropd")
+
+
+def test_warns_of_missing_scores_and_unfinished_runs(lab: Lab) -> None:
+    lab.run("ropd", missing=3), lab.run("sft", missing=4, marks=4, finished=False)
+    found = runs.select([], lab.root, unfinished=True)
+    notes = table.build(found, "alpaca").notes
+    metric = found[1].scores["alpaca"]["1/4"]["greedy"]["win_rate"]
+    low = metric["value"] * 316 / 320
+    told = f"sft at mark 1/4 4 of 320, score between {low:.3f} and {low + 4 / 320:.3f}"
+    assert notes[0] == f"warning: items without a score: {told}"
+    assert notes[1] == "warning: not finished: sft at mark 1/4"
+
+
+def test_markdown_and_csv(three: list[runs.Run]) -> None:
+    board = table.build(three, "alpaca")
+    text = table.to_markdown(board)
+    assert text.splitlines()[2] == "| # | method | score | 95 % CI | gold | T=1 | vs mark 0 |  |"
+    assert all(line.count("|") == 9 for line in text.splitlines()[2:9])
+    rows = list(csv.DictReader(io.StringIO(table.to_csv(board))))
+    assert [row["method"] for row in rows] == ["logit_opd", "ropd", "sft", "student", "teacher"]
+    assert float(rows[1]["score"]) == board.rows[1].score.mean
+    assert (rows[0]["to_best"], rows[4]["prompts"], rows[4]["t1"], rows[0]["standing"]) == ("", "", "", "best")
+
+
+def test_writes_curve_table_and_data(three: list[runs.Run], tmp_path: Path) -> None:
+    paths = curves.write(three, "alpaca", tmp_path / "out")
+    assert [path.name for path in paths] == ["curve.png", "curve.svg", "table.md", "data.csv"]
+    rows = list(csv.DictReader(paths[3].open()))
+    assert len(rows) == 9 * 6
+    assert {row["label"] for row in rows} == {"ropd", "logit_opd", "sft"}
+    assert [row["prompts"] for row in rows[:6]] == ["0", "64", "128", "256", "512", "1024"]
+    assert struct.unpack(">II", paths[0].read_bytes()[16:24]) == (1800, 1120)
+    assert curves.write(three, "alpaca", tmp_path / "out", "critic_tokens")[1].name == "curve-critic_tokens.svg"
+
+
+def test_equal_runs_give_equal_bytes(three: list[runs.Run], tmp_path: Path) -> None:
+    first = curves.draw(three, "alpaca", "prompts", tmp_path / "first")
+    matplotlib.rcParams["font.size"] = 17
+    second = curves.draw(list(reversed(three)), "alpaca", "prompts", tmp_path / "second")
+    assert matplotlib.rcParams["font.size"] == 17
+    matplotlib.rcParams["font.size"] = matplotlib.rcParamsDefault["font.size"]
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    assert b"dc:date" not in first[1].read_bytes()
+
+
+def test_the_svg_tells_its_finding(three: list[runs.Run], tmp_path: Path) -> None:
+    svg = curves.draw(three, "alpaca", "critic_tokens", tmp_path / "x")[1].read_text()
+    root = ElementTree.fromstring(svg)
+    title, described = root[0], root[1]
+    assert root.get("role") == "img"
+    assert root.get("aria-labelledby") == f"{title.get('id')} {described.get('id')}"
+    assert title.text == "alpaca win rate, greedy decoding: 3 seeds x 320 items"
+    assert str(described.text).startswith("ropd scores 0.75")
+    assert re.search(r"after 1\.25 M tokens; the student scores 0\.57\d; the teacher scores 0\.8\d\d\.$", str(described.text))
+    prefix = str(title.get("id")).removesuffix("title")
+    assert all(node.get("id", prefix).startswith(prefix) for node in root.iter())
+    words = [node.text for node in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert "Not drawn, as they use no critic tokens: logit_opd, sft" in words
+    assert {"win rate", "tokens"} <= set(words)
+    assert sum(str(word).startswith(("ropd 0.75", "student 0.57", "teacher 0.8")) for word in words) == 3
+    assert "#0072b2" in svg
+    assert "#d55e00" not in svg
+
+
+def test_curve_data(lab: Lab) -> None:
+    found = [runs.read(lab.run("sft", seed, stop=0.4)) for seed in range(2)]
+    curve = curves.curve_of("sft", found, "alpaca", "teacher_tokens_in")
+    assert curve.readings == pytest.approx([30 * 1.01 * prompts for prompts in (0, 26, 51, 102, 205, 410)])
+    assert [seed[-1][0] for seed in curve.seeds] == pytest.approx([30 * 410, 30 * 410 * 1.02])
+    assert curve.scores[-1].mean == pytest.approx(sum(seed[-1][1] for seed in curve.seeds) / 2)
+    with pytest.raises(SpecError, match="no run has used any critic tokens"):
+        curves.draw(found, "alpaca", "critic_tokens", lab.root / "x")
+
+
+def test_a_method_that_stops_early_stays_flat_to_the_end(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Axes] = []
+    finish = curves._finish_axes
+    monkeypatch.setattr(curves, "_finish_axes", lambda axes, *rest: (drawn.append(axes), finish(axes, *rest)))
+    curves.draw([runs.read(lab.run("ropd")), runs.read(lab.run("sft", stop=0.5))], "alpaca", "prompts", tmp_path / "x")
+    lines = {line.get_color(): line.get_xydata() for line in drawn[0].lines if line.get_linewidth() == 2.0}
+    long, short = lines[looks.STYLES[0].colour], lines[looks.STYLES[2].colour]
+    assert long[1:, 0].tolist() == [6, 7, 8, 9, 10]
+    assert long[0, 0] < 5
+    assert short[1:, 0].tolist() == [5, 6, 7, 8, 9, 10]
+    assert short[-1, 1] == short[-2, 1]
+    assert [label.get_text() for label in drawn[0].get_xticklabels()][:2] == ["0\nprompts", "64\nprompts"]
+
+
+def test_labels_keep_their_distance() -> None:
+    assert looks.spread([100, 10, 50], 16, 0, 200) == [100, 10, 50]
+    assert looks.spread([50, 50, 52], 16, 0, 200) == pytest.approx([104 / 3 + 0, 104 / 3 + 16, 104 / 3 + 32])
+    assert looks.spread([1, 2], 16, 0, 200) == [0, 16]
+    assert looks.spread([199, 200, 100], 16, 0, 200) == [184, 200, 100]
+
+
+def test_the_x_scale() -> None:
+    marks = [0, 64, 128, 256]
+    scale = looks.Scale.of([marks, marks, [0, 20, 40]], "prompts")
+    assert scale.ticks == (64, 128, 256)
+    assert scale.places([0, 256, 64]) == [scale.zero, 8, 6]
+    assert scale.zero < scale.start
+    apart = looks.Scale.of([[0, 900, 90_000], [0, 120, 3_000]], "critic_tokens")
+    assert apart.ticks == (500, 2_000, 10_000, 50_000)
+    assert len(looks.Scale.of([[2**n for n in range(20)]], "prompts").ticks) == 7
+
+
+@pytest.mark.parametrize(
+    ("value", "meter", "words"),
+    [
+        (0, "prompts", "0 prompts"), (64, "prompts", "64 prompts"), (2048, "prompts", "2,048 prompts"),
+        (12_345, "critic_tokens_in", "12.3 k tokens"), (3264, "teacher_tokens", "3.26 k tokens"),
+        (2.5e12, "flops", "2.5 T FLOPs"),
+        (0.12, "usd", "$0.12"), (0.0034, "usd", "$0.0034"), (30, "optimizer_steps", "30 steps"), (7, "critic_calls", "7 calls"),
+    ],
+)  # fmt: skip
+def test_amounts_in_words(value: float, meter: str, words: str) -> None:
+    assert looks.amount(value, meter) == words
+
+
+def test_methods_keep_their_colours() -> None:
+    alone = looks.styles([("sft", "sft")])
+    among = looks.styles([("a", "newcomer"), ("ropd x", "ropd"), ("ropd y", "ropd"), ("sft", "sft")])
+    assert alone["sft"] == among["sft"]
+    assert among["ropd x"].colour == among["ropd y"].colour
+    assert among["ropd x"].dash != among["ropd y"].dash
+    assert among["ropd x"].marker != among["ropd y"].marker
+    assert among["a"].colour not in {among["sft"].colour, among["ropd x"].colour}
+
+
+def test_reports_load_no_models(three: list[runs.Run], tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from rich.console import Console
+from harness.report import curves, runs, table
+found = runs.select([], Path(sys.argv[1]))
+table.show(found, "alpaca", Console(width=80))
+curves.write(found, "alpaca", Path(sys.argv[2]))
+heavy = {"torch", "transformers", "pandas", "methods", "suites", "matplotlib.pyplot"}
+print("loaded:", sorted(heavy & (set(sys.modules) | {name.split(".")[0] for name in sys.modules})))
+"""
+    root = three[0].path.parent.parent
+    done = subprocess.run([sys.executable, "-c", code, str(root), str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "loaded: []"
