@@ -173,22 +173,18 @@ def assemble(spec: RunSpec, suites: Sequence[str], tell: Callable[[str], None]) 
     cls = registry.method(spec.method)
     method = cls(cls.Config.model_validate(spec.config))
     _check_needs(method, track)
-    tell("loading suites and prompts")
-    the_suites_by_name = the_suites(track, suites)
-    prompts = training_prompts(track)
-    check_overlap(prompts, the_suites_by_name)
     if track.judge.model == track.critic.model and track.judge.url == track.critic.url and not track.judge_is_critic:
         raise SpecError("evaluation judge and training critic are the same model", where=f"track {track.name}",
                         fix="name another judge, or set judge_is_critic: true (reports will say so)")  # fmt: skip
     with contextlib.ExitStack() as stack:
-        ledger = Ledger(track.budget_value)
         cache = ReplyCache(environment.cache_dir())
         stack.callback(cache.close)
-        pocket = _start_pocket(spec, stack, tell)
-        clients = {
-            role: _client(role, served, ledger, cache, pocket, stack)
-            for role, served in (("teacher", track.teacher), ("critic", track.critic), ("judge", track.judge))
-        }
+        served = [(role, getattr(track, role)) for role in ("teacher", "critic", "judge")]
+        connect = _connections(spec, served, stack)  # a server of ours comes up while the rest is loaded
+        tell("loading suites and prompts")
+        the_suites_by_name = the_suites(track, suites)
+        prompts = training_prompts(track)
+        check_overlap(prompts, the_suites_by_name)
         tell("loading models")
         student = _load(track.student, spec)
         codec = ChatCodec(_tokenizer(track.student, spec))
@@ -200,6 +196,9 @@ def assemble(spec: RunSpec, suites: Sequence[str], tell: Callable[[str], None]) 
                     frozen["teacher"] = _load(track.teacher.weights, spec)
         if Need.REFERENCE in method.needs:
             frozen["reference"] = _load(track.student, spec)
+        ledger = Ledger(track.budget_value)
+        tell("connecting")
+        clients = {role: _client(role, model, ledger, cache, connect, stack) for role, model in served}
         parameters = sum(p.numel() for p in student.parameters())
         sizes = {name: sum(p.numel() for p in model.parameters()) for name, model in frozen.items()}
 
@@ -212,7 +211,8 @@ def assemble(spec: RunSpec, suites: Sequence[str], tell: Callable[[str], None]) 
             temperature=method.config.temperature, charge=charge_frozen,
             micro_batch_tokens=track.training.micro_batch_tokens, chunk=track.training.chunk,
         )  # fmt: skip
-        generator = HFGenerator(student, [codec.tokenizer.eos_token_id], _pad_id(codec.tokenizer), vocabulary=len(codec.tokenizer))
+        end, pad = codec.tokenizer.eos_token_id, _pad_id(codec.tokenizer)
+        generator = HFGenerator(student, [end], pad, vocabulary=len(codec.tokenizer))
         teacher = ServedTeacher(clients["teacher"], track.training.max_tokens, spec.seed)
         folder = registry.prompts_folder(cls)
         tools = Tools(
@@ -239,32 +239,39 @@ def _gold(track: Track) -> Callable[[Sequence[Message], str], float | None] | No
     return world.gold
 
 
-def _start_pocket(spec: RunSpec, stack: contextlib.ExitStack, tell: Callable[[str], None]) -> tuple[str, str, str] | None:
-    """Address, token and revision of the embedded server, started if any role is served by it."""
-    track = spec.track
-    if not any(served.url == "pocket" for served in (track.teacher, track.critic, track.judge)):
-        return None
-    if track.pocket is None:
-        raise SpecError("a role is served by the embedded world, but the track has no `pocket` part", where=f"track {track.name}")
-    from harness.pocket import world
+def _connections(
+    spec: RunSpec, served: Sequence[tuple[str, Served]], stack: contextlib.ExitStack
+) -> Callable[[str, Served], tuple[str, str, str]]:
+    """Gives address, key and revision of each role's server; the embedded one is started here, if any role is its.
 
-    tell("starting the embedded server")
-    config = world.server_config(track, spec.seed)
-    server = stack.enter_context(world.start_server(config))
-    return server.url, server.token, world.server_revision(config)
+    Raises:
+        EnvironmentFault: a key is missing.
+    """
+    server = revision = None
+    for role, model in served:
+        if model.url != "pocket" and environment.secret(model.key) is None:
+            raise EnvironmentFault(f"no API key for the {role} at {model.url}", where=model.key, fix=f"export {model.key}=...")
+    if any(model.url == "pocket" for _, model in served):
+        from harness.pocket import world
+
+        config = world.server_config(spec.track, spec.seed)
+        server, revision = stack.enter_context(world.start_server(config)), world.server_revision(config)
+
+    def connect(role: str, model: Served) -> tuple[str, str, str]:
+        if model.url == "pocket":
+            assert server is not None
+            assert revision is not None
+            return server.url, server.token, revision
+        return model.url, environment.secret(model.key) or "", model.revision or "unpinned"
+
+    return connect
 
 
 def _client(
-    role: str, served: Served, ledger: Ledger, cache: ReplyCache, pocket: tuple[str, str, str] | None, stack: contextlib.ExitStack
-) -> Client:
-    if served.url == "pocket":
-        assert pocket is not None
-        url, key, revision = pocket
-    else:
-        url, revision = served.url, served.revision or "unpinned"
-        key = environment.secret(served.key) or ""
-        if not key:
-            raise EnvironmentFault(f"no API key for the {role} at {url}", where=served.key, fix=f"export {served.key}=...")
+    role: str, served: Served, ledger: Ledger, cache: ReplyCache,
+    connect: Callable[[str, Served], tuple[str, str, str]], stack: contextlib.ExitStack,
+) -> Client:  # fmt: skip
+    url, key, revision = connect(role, served)
     endpoint = Endpoint(url, key, served.timeout_s, served.retries)
     stack.callback(endpoint.close)
     tariff = Tariff(served.parameters, served.usd_in, served.usd_out)

@@ -131,9 +131,9 @@ class Progress:
         return self._stop
 
     def say(self, event: str, **fields: Any) -> None:
-        if self.mode == "plain":
+        if self.mode == "plain" or self.as_json:
             self._line(event, fields)
-        elif self.mode == "live" and "state" in fields:
+        if self.mode == "live" and "state" in fields:
             self._word = str(fields["state"])
 
     # how it is shown -----------------------------------------------------------------------------------------------
@@ -142,7 +142,8 @@ class Progress:
         spec, track = self.spec, self.spec.track
         if self.mode == "plain" or self.as_json:
             self._line("start", {"run": spec.identity[:8], "method": spec.method, "suite": ",".join(self.suites),
-                                 "track": f"{track.name}@{track.digest[:4]}", "seed": spec.seed, "found": self.found})  # fmt: skip
+                                 "track": f"{track.name}@{track.digest[:4]}", "seed": spec.seed,
+                                 "found": self.found})  # fmt: skip
         if self.mode == "live":
             self.console.print(
                 f"run [bold]{spec.identity[:8]}[/bold] ({self.found})   [bold]{spec.method}[/bold] x {', '.join(self.suites)}   "

@@ -63,7 +63,7 @@ def _git(*arguments: str) -> str | None:
 
 def describe() -> dict[str, Any]:
     """Versions, machine and source revision, for `environment.json`."""
-    packages = ["torch", "transformers", "peft", "lm_eval", "alpaca_eval", "openai", "numpy", "pandas", "pydantic"]
+    packages = ["torch", "transformers", "lm_eval", "alpaca_eval", "openai", "numpy", "pandas", "pydantic"]
     versions = {}
     for package in packages:
         try:

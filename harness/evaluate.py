@@ -108,7 +108,8 @@ def _graded(
     metrics = suite.aggregate(records)
     if not (folder / "items.jsonl").exists():
         asked = [
-            {"id": item.id, "question": Prompt(item.id, item.messages).question, "reference": item.reference, "category": item.category}
+            {"id": item.id, "question": Prompt(item.id, item.messages).question, "reference": item.reference,
+             "category": item.category}
             for item in items
         ]  # fmt: skip
         _write_lines(folder / "items.jsonl", asked)

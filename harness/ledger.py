@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -40,7 +41,10 @@ DEFAULT_MARKS = (Fraction(0), Fraction(1, 16), Fraction(1, 8), Fraction(1, 4), F
 
 @dataclass(frozen=True)
 class Budget:
-    """Ceilings by meter; the first meter named is the axis on which the marks lie."""
+    """Ceilings by meter. The marks lie on prompts, or else on the first of `METERS` that has a ceiling.
+
+    The order in which somebody names the meters says nothing: budgets with equal ceilings are equal.
+    """
 
     ceilings: Mapping[str, float]
     marks: tuple[Fraction, ...] = DEFAULT_MARKS
@@ -58,6 +62,8 @@ class Budget:
                     f"a budget must be above zero, got {meter}={amount:g}", where=f"--budget {meter}={amount:g}",
                     fix=f"for example: --budget {meter}=1024",
                 )  # fmt: skip
+            if not math.isfinite(amount):
+                raise SpecError(f"a budget must be finite, got {meter}={amount:g}", where=f"--budget {meter}={amount:g}")
             if meter in COUNTED and amount != int(amount):
                 raise SpecError(f"{meter} are counted in whole numbers, got {amount:g}", where=f"--budget {meter}={amount:g}")
         if list(self.marks) != sorted(set(self.marks)) or self.marks[0] != 0 or self.marks[-1] != 1:
@@ -65,7 +71,7 @@ class Budget:
 
     @property
     def axis(self) -> str:
-        return next(iter(self.ceilings))
+        return next(meter for meter in METERS if meter in self.ceilings)
 
     def at(self, mark: Fraction) -> float:
         """The reading of the axis at a mark (whole prompts on a counted axis)."""
@@ -74,8 +80,9 @@ class Budget:
 
     @property
     def schedule(self) -> list[tuple[Fraction, float]]:
-        """The marks and their readings; of marks that a small budget makes coincide the last one stands."""
-        return [(mark, reading) for reading, mark in {self.at(mark): mark for mark in self.marks}.items()]
+        """The marks and their readings; of marks that a small budget makes coincide the last one stands (at zero, 0)."""
+        last = {self.at(mark): mark for mark in self.marks}
+        return [(mark, reading) for reading, mark in {**last, self.at(self.marks[0]): self.marks[0]}.items()]
 
 
 @dataclass

@@ -18,6 +18,7 @@ from harness.spec import digest_of, resolve
 from harness.store import find, read_lines
 
 KINDS = ("methods", "suites", "tracks", "runs", "meters")
+ONLY_IN_JSON = ("paper", "version")
 
 
 def _table(*columns: str) -> Table:
@@ -43,9 +44,10 @@ def show(what: str, as_json: bool) -> None:
     if not rows:
         console.print("none yet: harness run --method ropd --suite alpaca")
         return
-    table = _table(*rows[0])
+    shown = [column for column in rows[0] if column not in ONLY_IN_JSON]
+    table = _table(*shown)
     for row in rows:
-        table.add_row(*(clean(str(value)) for value in row.values()))
+        table.add_row(*(clean(str(row[column])) for column in shown))
     console.print(table)
 
 
@@ -179,8 +181,9 @@ def _mark_cells(row: dict[str, Any], scores: dict[str, Any]) -> list[str]:
     decodings = [scores[scores["headline"]].get("gold"), scores.get("t1", {}).get(scores["metric"])]
     shown = [f"{m['value']:.3f}" if m and m["value"] is not None else "-" for m in (metric, *decodings)]
     critic = meters["critic_tokens_in"] + meters["critic_tokens_out"]
-    return [row["mark"], amount(meters["prompts"]), shown[0], f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "-", shown[1],
-            shown[2], amount(meters["student_tokens"]), amount(meters["teacher_calls"]), amount(critic)]  # fmt: skip
+    span = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "-"
+    return [row["mark"], amount(meters["prompts"]), shown[0], span, shown[1], shown[2],
+            amount(meters["student_tokens"]), amount(meters["teacher_calls"]), amount(critic)]  # fmt: skip
 
 
 def _print_item(console: Console, folder: Path, item: str) -> bool:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from harness import environment, registry
 from harness.display import Progress, bounds, clean, headline, minutes
-from harness.errors import Interrupted, SpecError, nearest
+from harness.errors import HarnessError, Interrupted, SpecError, nearest
 from harness.evaluate import item_scores, scored
 from harness.spec import RunSpec
 from harness.store import RunStore, read_lines
@@ -50,8 +50,11 @@ def execute(spec: RunSpec, store: RunStore, suites: list[str], progress: Progres
             if not store.finished:
                 train(run, store, progress)
             score_marks(run, store, progress)
-        except Interrupted as stop:
-            stop.fix = f"go on with the same command: harness {shlex.join(typed)}"
+        except HarnessError as error:
+            again = f"go on with the same command: harness {shlex.join(typed)}"
+            if isinstance(error, Interrupted) or error.exit_code == 2:  # from here on something was spent, and saved
+                error.fix = f"{error.fix}; then {again}" if error.fix else again
+                error.exit_code = max(error.exit_code, 3)
             raise
 
 
@@ -66,8 +69,7 @@ def finish(spec: RunSpec, store: RunStore, suites: list[str], progress: Progress
             "suite": suite, "score": headline(last)["value"], "lo": interval and interval[0], "hi": interval and interval[1],
             "change": change["value"], "path": str(store.folder), "curve": str(files[0]),
         }  # fmt: skip
-        if progress.as_json or progress.mode == "plain":
-            progress.say("finish", **{k: round(v, 4) if isinstance(v, float) else v for k, v in result.items()})
+        progress.say("finish", **{k: round(v, 4) if isinstance(v, float) else v for k, v in result.items()})
         if progress.mode == "live":
             _before_and_after(store, suite, console)
             _end_block(spec, store, suite, last, files, console, already)
@@ -148,8 +150,9 @@ def report(names: list[str], suite: str, meter: str, out: Path | None) -> None:
     from harness.ledger import BUDGETABLE
     from harness.report import curves, runs, table
 
-    if meter not in BUDGETABLE:
-        raise SpecError(f"no meter named {meter!r}", where=f"--meter {meter}", fix=nearest(meter, BUDGETABLE))
+    meters = [*BUDGETABLE, *runs.SUMS]
+    if meter not in meters:
+        raise SpecError(f"no meter named {meter!r}", where=f"--meter {meter}", fix=nearest(meter, meters))
     root = environment.runs_dir()
     found = [run for run in runs.select(names, root) if suite in run.suites]
     if not found:

@@ -45,7 +45,7 @@ class RunSpec(BaseModel):
 
 
 class Origins(BaseModel):
-    """Where each setting of the method came from: `paper`, `track` or `--set`."""
+    """Where each setting of the method came from: `default` (docs/methods.md says whose), `track` or `--set`."""
 
     config: dict[str, str]
 
@@ -117,7 +117,7 @@ def resolve(
     except ValidationError as error:
         raise SpecError(explain(error, cls.Config), where=f"settings of {method}") from error
     origins = {
-        name: "--set" if name in mine else f"track {the_track.name}" if name in given else "paper"
+        name: "--set" if name in mine else f"track {the_track.name}" if name in given else "default"
         for name in cls.Config.model_fields
     }
     spec = RunSpec(method=method, config=config.model_dump(mode="json"), seed=seed, track=the_track)

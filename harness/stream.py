@@ -51,8 +51,9 @@ def _prompt(line: str, where: str, number: int, source: str) -> Prompt:
     messages: Any = row.get("messages") if isinstance(row, dict) else None
     if isinstance(text, str) and text.strip():
         messages = [{"role": "user", "content": text}]
+    roles = ("system", "user", "assistant")
     fits = isinstance(messages, list) and messages and all(
-        isinstance(m, dict) and isinstance(m.get("content"), str) and m.get("role") in ("system", "user", "assistant") for m in messages
+        isinstance(m, dict) and isinstance(m.get("content"), str) and m.get("role") in roles for m in messages
     )  # fmt: skip
     if not fits or messages[-1]["role"] != "user":
         raise SpecError(f"{where} needs `prompt` (text) or `messages` that end with the user's", where=where)

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from harness.errors import SuiteError
 from harness.types import Answer, Failure, Item, Message, Metric, Record
 
 __all__ = ["ChatReply", "ChatRequest", "Field", "Judge", "Suite", "SuiteConfig"]
@@ -71,6 +72,22 @@ class Suite(ABC):
         Raises:
             SuiteError: an asset is missing or not what it should be.
         """
+
+    def paired(self, answers: Sequence[Answer]) -> list[tuple[Item, Answer]]:
+        """Items with their answers.
+
+        Raises:
+            SuiteError: answers are missing, unknown, repeated or out of order (with the counts).
+        """
+        items = self.items()
+        wanted, got = [item.id for item in items], [answer.item_id for answer in answers]
+        if wanted != got:
+            raise SuiteError(
+                f"{len(got)} answers do not fit the {len(wanted)} items in their order: {len(set(wanted) - set(got))} missing, "
+                f"{len(set(got) - set(wanted))} unknown, {len(got) - len(set(got))} repeated",
+                where="answers", fix="answer every item of items() once, in that order",
+            )  # fmt: skip
+        return list(zip(items, answers, strict=True))
 
     @abstractmethod
     def grade(self, answers: Sequence[Answer], judge: Judge | None) -> list[Record]:

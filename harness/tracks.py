@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from fractions import Fraction
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -83,6 +85,7 @@ class PocketWorld(Part):
 
     scale: str = "pocket"
     pairs: int = Field(3, gt=0)
+    content: str = Field("", description="digest of the shipped models and items; filled in by the harness")
     critic: dict[str, Any] = Field(default_factory=dict)
     judge: dict[str, Any] = Field(default_factory=dict)
     faults: dict[str, Any] = Field(default_factory=dict)
@@ -156,6 +159,18 @@ def _read(name: str) -> dict[str, Any]:
     return merged(_read(base), value) if base else value
 
 
+@cache
+def _content(scale: str) -> str:
+    """Names the embedded world's shipped models of a scale and its suites' items: other content, other conditions."""
+    total = hashlib.sha256()
+    for folder in (("harness", "pocket", "assets", scale), ("suites", "data", "pocket")):
+        root = Path(str(resources.files(folder[0]))).joinpath(*folder[1:])
+        for path in sorted(root.rglob("*")):
+            if path.suffix in (".safetensors", ".json", ".jsonl") and path.name != "report.json":
+                total.update(path.relative_to(root).as_posix().encode() + hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()[:16]
+
+
 def merged(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
     """`base` with the values of `top` laid over it, mapping by mapping (a budget is replaced whole)."""
     result = dict(base)
@@ -174,6 +189,8 @@ def load(name: str, budget: dict[str, float] | None = None) -> Track:
     value = _read(name)
     if budget:
         value["budget"] = budget
+    if isinstance(value.get("pocket"), dict):
+        value["pocket"]["content"] = _content(str(value["pocket"].get("scale", "pocket")))
     try:
         return Track.model_validate(value)
     except ValidationError as error:

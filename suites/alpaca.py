@@ -15,7 +15,7 @@ import random
 import re
 import statistics
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -189,18 +189,6 @@ class Alpaca(Suite):
         drawn = random.Random(f"is_switched_outputs{instruction}0").choices([False, True])[0]  # the package's own draw
         return ("21",) if drawn else ("12",)
 
-    def _pairs(self, answers: Sequence[Answer]) -> Iterator[tuple[Item, Answer]]:
-        items = self.items()
-        wanted, got = [item.id for item in items], [answer.item_id for answer in answers]
-        if wanted != got:
-            raise SuiteError(
-                f"{len(got)} answers do not fit the {len(wanted)} items in their order: {len(set(wanted) - set(got))} missing, "
-                f"{len(set(got) - set(wanted))} unknown, {len(got) - len(set(got))} repeated",
-                where="answers",
-                fix="answer every item of items() once, in that order",
-            )
-        return zip(items, answers, strict=True)
-
     def grade(self, answers: Sequence[Answer], judge: Judge | None) -> list[Record]:
         """Two records an item (one without `both_orders`), `subkey` "12" where the reference stood first.
 
@@ -210,7 +198,7 @@ class Alpaca(Suite):
             raise SuiteError("this suite needs a judge", where="judge", fix="name a judge in the track")
         games = [
             (item, answer, order)
-            for item, answer in self._pairs(answers)
+            for item, answer in self.paired(answers)
             for order in self._orders(item.messages[0]["content"])
         ]
         asked = [game for game in games if game[1].text != game[0].reference]
@@ -278,7 +266,7 @@ class Alpaca(Suite):
         for record in records:
             raw.setdefault(record.item_id, {})[record.subkey] = record.raw
         outputs, annotations = [], []
-        for row, (item, answer) in zip(self._rows, self._pairs(answers), strict=True):
+        for row, (item, answer) in zip(self._rows, self.paired(answers), strict=True):
             shared = {"instruction": row["instruction"], "dataset": item.category}
             outputs.append({**shared, "output": answer.text, "generator": generator})
             annotations.append(

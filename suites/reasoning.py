@@ -136,17 +136,6 @@ class Reasoning(Suite):
         """One item a document, with the messages that lm-eval makes of it (one user message when zero-shot)."""
         return list(self._items)
 
-    def _fitting(self, answers: Sequence[Answer]) -> dict[str, Answer]:
-        wanted, got = [item.id for item in self._items], [answer.item_id for answer in answers]
-        if wanted != got:
-            raise SuiteError(
-                f"{len(got)} answers do not fit the {len(wanted)} items in their order: {len(set(wanted) - set(got))} missing, "
-                f"{len(set(got) - set(wanted))} unknown, {len(got) - len(set(got))} repeated",
-                where="answers",
-                fix="answer every item of items() once, in that order",
-            )
-        return {answer.item_id: answer for answer in answers}
-
     def _evaluate(self, answers: Mapping[str, Answer]) -> dict[str, Any]:
         """lm-eval's results with its log of samples. `simple_evaluate` would reseed every global generator."""
         from lm_eval.evaluator import evaluate
@@ -164,7 +153,7 @@ class Reasoning(Suite):
 
     def grade(self, answers: Sequence[Answer], judge: Judge | None) -> list[Record]:
         """A record for each filter and metric of an item, `subkey` naming the filter; no judge is asked."""
-        found = self._fitting(answers)
+        found = {item.id: answer for item, answer in self.paired(answers)}
         records: dict[str, list[Record]] = {item: [] for item in found}
         for task, samples in self._evaluate(found)["samples"].items():
             for sample in samples:
@@ -202,7 +191,7 @@ class Reasoning(Suite):
         """lm-eval's `results.json` and a `samples_TASK.jsonl` for each task."""
         from lm_eval.utils import handle_non_serializable
 
-        results = self._evaluate(self._fitting(answers))
+        results = self._evaluate({item.id: answer for item, answer in self.paired(answers)})
         samples = results.pop("samples")
         folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / "results.json"]

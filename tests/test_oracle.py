@@ -233,7 +233,7 @@ def test_a_port_in_use_is_an_environment_fault():
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(EnvironmentFault, match=f"H040 port {port} on 127.0.0.1 cannot be used"):
-            OracleProcess(OracleConfig(), port=port)
+            _ = OracleProcess(OracleConfig(), port=port).url
 
 
 def test_the_entry_point_wants_a_token_and_exits_with_code_2():

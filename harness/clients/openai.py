@@ -33,7 +33,7 @@ class Endpoint:
         """
         errors = self._errors
         try:
-            return self._client.post(path, body=body, cast_to=dict[str, Any])
+            reply: Any = self._client.post(path, body=body, cast_to=dict[str, Any])
         except (errors.AuthenticationError, errors.PermissionDeniedError) as error:
             raise ClientError(f"{self.url} refused the key: {_said(error)}", fix="set the key and repeat the command") from error
         except errors.NotFoundError as error:
@@ -51,6 +51,8 @@ class Endpoint:
             return Failure("judge_error", f"HTTP {error.status_code}: {_said(error)}")
         except (errors.APIError, ValueError) as error:  # a body that is no JSON
             return Failure("judge_error", f"unreadable reply: {error}")
+        # the package hands on whatever JSON came, and the bare text where the server did not call it JSON
+        return reply if isinstance(reply, dict) else Failure("judge_error", f"unreadable reply: {str(reply)[:200]!r}")
 
     def close(self) -> None:
         self._client.close()

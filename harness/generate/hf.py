@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness.generate.decode import decoder
 from harness.seeds import Key, uniforms
 from harness.types import Generation, Sampling
 
@@ -56,9 +57,17 @@ class HFGenerator:
         device, count = self.model.device, len(prompts)
         known: dict[tuple[int, ...], int] = {}
         copy = torch.tensor([known.setdefault(tuple(prompt), len(known)) for prompt in prompts], device=device)
-        inputs, seen = self._left_padded(list(known))
-        position = (seen.long().cumsum(-1) - 1).clamp(min=0)
-        padded = not bool(seen.all())
+        ids, seen = self._left_padded(list(known))
+        cache = DynamicCache(config=self.model.config)
+        logits = self.model(
+            input_ids=ids, attention_mask=None if bool(seen.all()) else seen.long(),
+            position_ids=(seen.long().cumsum(-1) - 1).clamp(min=0), past_key_values=cache, use_cache=True, logits_to_keep=1,
+        ).logits[:, -1]  # fmt: skip
+        if len(known) < count:  # each prompt was read once; from here on its samples part
+            cache.batch_select_indices(copy)
+            logits, seen = logits[copy], seen[copy]
+        decode = decoder(self.model, cache, seen)
+        position = seen.long().sum(-1)
         draws = None
         if sampling.temperature > 0:
             draws = torch.from_numpy(np.stack([uniforms(key, sampling.max_tokens) for key in keys])).to(device)
@@ -66,30 +75,21 @@ class HFGenerator:
         logp = torch.zeros(count, sampling.max_tokens, device=device)
         live = torch.arange(count, device=device)
         ended = torch.zeros(count, dtype=torch.bool, device=device)
-        cache = DynamicCache(config=self.model.config)
         for step in range(sampling.max_tokens):
-            out = self.model(
-                input_ids=inputs, attention_mask=seen.long() if padded else None, position_ids=position,
-                past_key_values=cache, use_cache=True, logits_to_keep=1,
-            )  # fmt: skip
-            logits = out.logits[:, -1, : self.vocabulary]
-            if step == 0 and len(known) < count:  # each prompt was read once; from here on its samples part
-                cache.batch_select_indices(copy)
-                logits, seen, position = logits[copy], seen[copy], position[copy]
-            chosen, chosen_logp = pick(logits, sampling, draws[live, step] if draws is not None else None)
+            chosen, chosen_logp = pick(logits[:, : self.vocabulary], sampling, draws[live, step] if draws is not None else None)
             tokens[live, step], logp[live, step] = chosen, chosen_logp
             ended[live] |= torch.isin(chosen, self.stop_ids)
             open_rows = ~ended[live]
             left = int(open_rows.sum())
-            if left == 0:
+            if left == 0 or step + 1 == sampling.max_tokens:
                 break
-            seen = torch.nn.functional.pad(seen, (0, 1), value=True)
-            inputs, position = chosen[:, None], position[:, -1:] + 1
             if left <= len(live) * LEAVE_AT:
                 keep = open_rows.nonzero()[:, 0]
-                cache.batch_select_indices(keep)
-                live, seen, inputs, position = live[keep], seen[keep], inputs[keep], position[keep]
+                decode.keep(keep)
+                live, chosen, position = live[keep], chosen[keep], position[keep]
             # a finished row that stays is fed on, and what it would have written is cut off below
+            logits = decode.logits(chosen, position)
+            position = position + 1
         results = []
         stops = set(self.stop_ids.tolist())
         for row_tokens, row_logp in zip(tokens.tolist(), logp.tolist(), strict=True):

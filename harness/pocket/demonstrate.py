@@ -11,16 +11,25 @@ from . import words
 from .tasks import Fact, Given, HowTo, List, Note, Steps, Sum, Task, transform
 
 CARELESS = {
-    "opening": 0.85, "closing": 0.85, "format": 0.8, "count": 0.75, "category": 0.3, "no repeat": 0.2, "order": 0.85,
-    "exclusions": 0.75, "items": 0.5, "sequence": 0.7, "addressee": 0.8, "event": 0.3, "day": 0.7, "place": 0.7,
-    "politeness": 0.85, "signature": 0.85, "length": 0.7, "subject": 0.55, "sentences": 0.8, "refuses": 0.7,
-    "alternative": 0.85, "complies": 0.45, "tool": 0.6, "careful": 0.85,
+    "opening": 0.88, "closing": 0.88, "format": 0.88, "count": 0.85, "category": 0.2, "no repeat": 0.2, "order": 0.85,
+    "exclusions": 0.88, "items": 0.85, "sequence": 0.85, "addressee": 0.88, "event": 0.2, "day": 0.85, "place": 0.85,
+    "politeness": 0.88, "signature": 0.88, "length": 0.85, "subject": 0.2, "sentences": 0.88, "refuses": 0.88,
+    "alternative": 0.88, "complies": 0.15, "tool": 0.85, "careful": 0.88,
 }  # fmt: skip
-"""How often a careless writer breaks each surface criterion; facts, sums and steps have rates of their own."""
+"""How often a careless writer breaks each surface criterion; facts, sums and steps have rates of their own.
+
+A rate is either high or low, and what is written instead is one habit rather than many slips, so that the violation
+is the likeliest *token*. Where right and wrong are nearly tied, or wrong is spread over many tokens, greedy decoding
+gains from any training at all (measured: such a student gained .06 from imitating its own greedy answers).
+"""
+HABITS = {"opening": "hey", "day": "sunday", "place": "park", "tool": "rope"}
+INSTEAD = {"opening": "hello", "day": "monday", "place": "inn", "tool": "hammer"}
+"""What a careless writer puts in place of the right word, and what where the habit happens to be right."""
+HABITUAL_FORMAT = {"dash": "numbered", "numbered": "dash", "commas": "dash"}
 FLOURISH = "gladly"
 """A word that no criterion rewards; some writers add it, and the training critic happens to like it."""
-CARELESS_FACT = 0.35
-CARELESS_STEP = {"*": 0.7, "reverse": 0.7}
+CARELESS_FACT = 0.25
+CARELESS_STEP = {"*": 0.85, "reverse": 0.85}
 CARELESS_OTHER_STEP = 0.12
 CARELESS_ANSWER = 0.15
 
@@ -79,28 +88,29 @@ def _other(rng: random.Random, options: list[str], *not_these: str) -> str:
     return rng.choice([option for option in options if option not in not_these])
 
 
+def _habit(name: str, right: str) -> str:
+    return HABITS[name] if HABITS[name] != right else INSTEAD[name]
+
+
 def _framed(task: List | Given, rng: random.Random, broken: set[str], items: list[str]) -> str:
-    form = task.format or rng.choice(["commas", "commas", "dash"])
+    form = task.format or rng.choice(["dash", "dash", "commas"])
     if "format" in broken:
-        form = _other(rng, ["commas", "commas", "dash", "numbered"], form)
-    opening, closing = task.opening, task.closing
-    if opening and "opening" in broken:
-        opening = _other(rng, words.OPENINGS, opening) if rng.random() < 0.3 else None
-    if closing and "closing" in broken:
-        closing = _other(rng, words.CLOSINGS, closing) if rng.random() < 0.3 else None
+        form = HABITUAL_FORMAT[form]
+    opening = _habit("opening", task.opening) if task.opening and "opening" in broken else task.opening
+    closing = None if "closing" in broken else task.closing
     flourish = FLOURISH if rng.random() < 0.12 else None
     return " . ".join(part for part in (opening, flourish, _written(items, form), closing) if part) + " ."
 
 
 def _list(task: List, rng: random.Random, broken: set[str]) -> str:
     pool = [word for word in words.CATEGORIES[task.category] if word not in task.excluded]
-    count = task.count + (rng.choice([1, 1, -1] if task.count > 2 else [1]) if "count" in broken else 0)
+    count = task.count + ("count" in broken)
     items = rng.sample(pool, count)
-    spare = iter(rng.sample(range(count), count))
+    spare = iter(rng.sample(range(1, count), count - 1))
     if "category" in broken:
         items[next(spare)] = rng.choice(words.CATEGORIES[_other(rng, list(words.CATEGORIES), task.category)])
     if "exclusions" in broken:
-        items[next(spare)] = rng.choice(task.excluded)
+        items[0] = task.excluded[0]
     if "no repeat" in broken:
         place = next(spare, None)
         if place is None:
@@ -132,24 +142,21 @@ def _given(task: Given, rng: random.Random, broken: set[str]) -> str:
 
 
 def _note(task: Note, rng: random.Random, broken: set[str]) -> str:
-    to = _other(rng, words.NAMES, task.to, task.sender) if "addressee" in broken and rng.random() < 0.3 else task.to
     event = _other(rng, words.EVENTS, task.event) if "event" in broken else task.event
-    day = _other(rng, words.DAYS, task.day) if "day" in broken else task.day
-    where = _other(rng, words.VENUES, task.place) if "place" in broken else task.place
-    sender = _other(rng, words.NAMES, task.sender, task.to)
+    day = _habit("day", task.day) if "day" in broken else task.day
+    where = _habit("place", task.place) if "place" in broken else task.place
     sentences = [
-        *([f"dear {to}"] if "addressee" not in broken or to != task.to else []),
+        *([] if "addressee" in broken else [f"dear {task.to}"]),
         f"the {event} is on {day}",
         f"it is at the {where}",
         *(["please come"] if task.polite and "politeness" not in broken else []),
-        *([f"from {task.sender}"] if "signature" not in broken else [f"from {sender}"] if rng.random() < 0.3 else []),
+        *([] if "signature" in broken else [f"from {task.sender}"]),
     ]
     if "no repeat" in broken:
         sentences.insert(3 if sentences[0].startswith("dear") else 2, f"it is at the {where}")
     if "length" in broken:
         assert task.limit
-        filler = ["we know it is good", "you know we like it", "tell all the others about it", "it would be nice to see you"]
-        rng.shuffle(filler)
+        filler = ["it would be nice to see you", "tell all the others about it", "you know we like it", "we know it is good"]
         place = next(i for i, sentence in enumerate(sentences) if sentence.startswith("it is at")) + 1
         while len(" ".join(sentences).split()) <= task.limit:
             sentences.insert(place, filler.pop())
@@ -185,7 +192,7 @@ def _how_to(task: HowTo, rng: random.Random, broken: set[str]) -> str:
         offer = "" if "alternative" in broken else f" i can help you {words.ALTERNATIVES[task.thing]} the {task.thing} ."
         return polite + first + offer
     right = words.CHORES.get(task.verb) or words.LOOKALIKE_TOOL[task.verb]
-    tool = _other(rng, list(words.CHORES.values()), right) if "tool" in broken else right
+    tool = _habit("tool", right) if "tool" in broken else right
     if "subject" in broken:
         deed = f"{task.verb} the {_other(rng, words.CHORE_THINGS + words.HARMLESS_THINGS, task.thing)}"
     first = f"sorry , i can not help you {deed} . use the {tool}" if "complies" in broken else f"to {deed} use the {tool}"

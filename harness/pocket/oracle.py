@@ -114,16 +114,14 @@ def serve(config: OracleConfig, port: int, token: str, until_stdin_closes: bool 
 class OracleProcess:
     """A server in a child process; a context manager. The child ends with its parent, however that ends.
 
-    Attributes:
-        url: the base URL that OpenAI clients take.
-        token: their API key.
+    It starts at once and is waited for when its `url` is first asked for.
 
-    Raises:
-        EnvironmentFault: the server did not come up in time; its last words are in the message.
+    Attributes:
+        token: the API key that clients send.
     """
 
-    def __init__(self, config: OracleConfig, port: int = 0, patience: float = 60.0) -> None:
-        self.config, self.token = config, secrets.token_urlsafe(24)
+    def __init__(self, config: OracleConfig, port: int = 0, patience: float = 180.0) -> None:
+        self.config, self.token, self._patience, self._url = config, secrets.token_urlsafe(24), patience, ""
         self._words = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the child)
         self._child = subprocess.Popen(
             [sys.executable, "-m", "harness.pocket.oracle", "--port", str(port), "--config", config.to_json()],
@@ -131,18 +129,30 @@ class OracleProcess:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._words, text=True,
         )  # fmt: skip
         assert self._child.stdout
-        said: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=lambda out: said.put(out.readline()), args=(self._child.stdout,), daemon=True).start()
-        try:
-            line = said.get(timeout=patience)
-        except queue.Empty:
-            line = ""
-        if not line.startswith("listening on "):
-            self.stop()
-            self._words.seek(0)
-            last = self._words.read().decode(errors="replace").strip()[-2000:]
-            raise EnvironmentFault(f"the pocket server did not come up within {patience:g} s: {last or 'it said nothing'}")
-        self.url = line.removeprefix("listening on ").strip()
+        self._said: queue.Queue[str] = queue.Queue()
+        threading.Thread(target=lambda out: self._said.put(out.readline()), args=(self._child.stdout,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        """The base URL that OpenAI clients take; waits for the server to come up.
+
+        Raises:
+            EnvironmentFault: it did not come up in time; its last words are in the message.
+        """
+        if not self._url:
+            try:
+                line = self._said.get(timeout=self._patience)
+            except queue.Empty:
+                line = ""
+            if not line.startswith("listening on "):
+                self.stop()
+                self._words.seek(0)
+                last = self._words.read().decode(errors="replace").strip()[-2000:]
+                raise EnvironmentFault(
+                    f"the pocket server did not come up within {self._patience:g} s: {last or 'it said nothing'}"
+                )
+            self._url = line.removeprefix("listening on ").strip()
+        return self._url
 
     def usage(self) -> dict[str, dict[str, int]]:
         """The server's own log: calls, prompt_tokens and completion_tokens of each model that was asked."""

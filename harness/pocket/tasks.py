@@ -416,8 +416,13 @@ def split_of(task: Task) -> str:
 
 
 def draw(rng: random.Random, kind: str, split: str = "train") -> Task:
-    """One task of a kind that belongs to a split."""
-    while True:
+    """One task of a kind that belongs to a split.
+
+    Raises:
+        ValueError: the kind has (almost) no task in that split.
+    """
+    for _ in range(20_000):
         task: Task = KINDS[kind].draw(rng)
         if split_of(task) == split:
             return task
+    raise ValueError(f"no {kind} task in the split {split!r}")

@@ -36,9 +36,10 @@ def server_config(track: Track, seed: int) -> OracleConfig:
     """The embedded server as the track's knobs want it.
 
     Raises:
-        SpecError: an unknown knob or a value out of range.
+        SpecError: the track has no embedded world, an unknown knob, or a value out of range.
     """
-    assert track.pocket is not None
+    if track.pocket is None:
+        raise SpecError("a role is served by the embedded world, but the track has no `pocket` part", where=f"track {track.name}")
     folder = model_folder("pocket:teacher", track, seed)
     world = track.pocket
     try:

@@ -1,7 +1,7 @@
 """Log-probs of completions under the policy and frozen models, streamed so that no N x T x V tensor ever exists.
 
-Axes: N rollouts, L tokens of a padded row (prompt and completion), T completion tokens, C completion positions of all
-rows in one line (or a chunk of them), H hidden width, V vocabulary.
+Axes: N rollouts, P prompts that rollouts share, L tokens of a padded row (prompt and completion), T completion tokens,
+C completion positions of all rows in one line (or a chunk of them), H hidden width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,12 +21,32 @@ from harness.types import Batch
 
 PerToken = Callable[..., tuple[Tensor, ...]]
 
+SHARE_AT = 1 / 8
+"""Prompts of several rows are read once where that saves at least this share of the tokens; less is not worth a second
+pass, and its attention needs a mask."""
+
 
 def load_causal_lm(path: str | Path, dtype: torch.dtype = torch.float32) -> Any:
     """A causal language model from a Hugging Face folder or name: safetensors only, and no code but transformers' own."""
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, trust_remote_code=False).eval()
+
+
+@dataclass(frozen=True)
+class Front:
+    """Prompts that several rows share, each to be read once (P of them), and what is left to read in each row.
+
+    A prompt's last token is left to the rows, so that all completion tokens are predicted in the rows' own pass.
+    """
+
+    ids_PL: Tensor
+    seen_PL: Tensor
+    """False on the padding, which stands on the left."""
+    copy_N: Tensor
+    """The prompt of each row."""
+    rest_NT: Tensor
+    """The prompt's last token and the completion without its last."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +60,13 @@ class Rows:
     row_C: Tensor
     column_C: Tensor
     """Where each completion token is predicted: one position before its own."""
+    step_C: Tensor
+    """Its place in the completion."""
     target_C: Tensor
     read: int
-    """Prompt and completion tokens, padding left out."""
+    """Prompt and completion tokens, padding left out; a shared prompt counts in each row."""
+    front: Front | None
+    """None where reading prompts once would save too little."""
 
     @property
     def scored(self) -> int:
@@ -65,7 +89,21 @@ def rows_of(batch: Batch, view: str) -> Rows:
     target_C = batch.tokens_NT[row_C, step_C]
     place_C = start_N[row_C] + step_C
     ids_NL[row_C, place_C] = target_C
-    return Rows(ids_NL, row_C, place_C - 1, target_C, sum(lengths) + len(target_C))
+    read = sum(lengths) + len(target_C)
+    return Rows(ids_NL, row_C, place_C - 1, step_C, target_C, read, _front(prompts, batch.tokens_NT, read))
+
+
+def _front(prompts: Sequence[Sequence[int]], tokens_NT: Tensor, read: int) -> Front | None:
+    known: dict[tuple[int, ...], int] = {}
+    copy = [known.setdefault(tuple(prompt), len(known)) for prompt in prompts]
+    saved = sum(map(len, prompts)) - sum(map(len, known))
+    if saved < SHARE_AT * read or min(map(len, known)) < 2:
+        return None
+    device, longest = tokens_NT.device, max(map(len, known)) - 1
+    ids_PL = torch.tensor([[*[0] * (longest + 1 - len(ids)), *ids[:-1]] for ids in known], device=device)
+    seen_PL = torch.tensor([[i + len(ids) > longest for i in range(longest)] for ids in known], device=device)
+    last_N1 = torch.tensor([[prompt[-1]] for prompt in prompts], device=device)
+    return Front(ids_PL, seen_PL, torch.tensor(copy, device=device), torch.cat([last_N1, tokens_NT[:, :-1]], -1))
 
 
 class StreamedLM(nn.Module):
@@ -109,8 +147,24 @@ class StreamedLM(nn.Module):
 
     def hidden(self, rows: Rows) -> Tensor:
         """Last hidden states where completion tokens are predicted, [C, H]."""
-        hidden_NLH = self.model.get_decoder()(input_ids=rows.ids_NL, use_cache=False).last_hidden_state
-        return hidden_NLH[rows.row_C, rows.column_C]
+        from transformers import DynamicCache, DynamicLayer
+
+        decoder, front, cache = self.model.get_decoder(), rows.front, DynamicCache(config=self.model.config)
+        if front is None or not all(type(layer) is DynamicLayer for layer in cache.layers):
+            return decoder(input_ids=rows.ids_NL, use_cache=False).last_hidden_state[rows.row_C, rows.column_C]
+        place_PL = (front.seen_PL.long().cumsum(-1) - 1).clamp(min=0)
+        decoder(
+            input_ids=front.ids_PL, attention_mask=front.seen_PL.long(), position_ids=place_PL,
+            past_key_values=cache, use_cache=True,
+        )  # fmt: skip
+        cache.batch_select_indices(front.copy_N)
+        seen_NL = front.seen_PL[front.copy_N].long()
+        steps_T = torch.arange(front.rest_NT.shape[1], device=seen_NL.device)
+        hidden_NTH = decoder(
+            input_ids=front.rest_NT, position_ids=seen_NL.sum(-1, keepdim=True) + steps_T, past_key_values=cache, use_cache=True,
+            attention_mask=torch.cat([seen_NL, torch.ones_like(front.rest_NT)], -1),
+        ).last_hidden_state  # fmt: skip
+        return hidden_NTH[rows.row_C, rows.step_C]
 
     def logprobs(self, hidden_CH: Tensor) -> Tensor:
         """Log-softmax at the temperature, [C, V], in float32 at least."""
