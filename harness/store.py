@@ -156,6 +156,9 @@ class RunStore:
             file = self.folder / f"{name}.jsonl"
             if file.exists():
                 os.truncate(file, sizes.get(name, 0))
+        clock = self.folder / "clock.jsonl"
+        if clock.exists():  # kept whole, but for a line that a crash cut off: the next one would be appended to it
+            os.truncate(clock, clock.read_bytes().rfind(b"\n") + 1)
         return data
 
     def checkpoint(self, mark: str) -> Path:
@@ -180,6 +183,11 @@ class RunStore:
         )  # fmt: skip
 
 
+def _begins(short: str, typed: str) -> bool:
+    """Whether what was typed is the beginning of an identity, of which a folder's name holds eight digits."""
+    return typed.startswith(short) if len(typed) > len(short) else short.startswith(typed)
+
+
 def find(name: str, root: Path) -> Path:
     """A run folder by path, by name or by the beginning of its identity.
 
@@ -190,7 +198,7 @@ def find(name: str, root: Path) -> Path:
         return Path(name)
     runs = {path.parent for path in root.glob("*/*/spec.json")} | {path.parent for path in root.glob("*/spec.json")}
     runs = {run for run in runs if ".old" not in run.name}
-    fits = sorted(run for run in runs if run.name == name or run.name.rsplit("-", 1)[-1].startswith(name))
+    fits = sorted(run for run in runs if run.name == name or _begins(run.name.rsplit("-", 1)[-1], name))
     if len(fits) == 1:
         return fits[0]
     if fits:

@@ -137,7 +137,9 @@ def names() -> list[str]:
     return sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
 
 
-def _read(name: str) -> dict[str, Any]:
+def _read(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    if name in above:
+        raise SpecError(f"{name} extends itself", where=f"--track {above[0]}", fix="end the chain at a shipped track")
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
         if not path.is_file():
@@ -156,7 +158,7 @@ def _read(name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise SpecError(f"{name} must be a mapping, got {type(value).__name__}", where=name)
     base = value.pop("extends", None)
-    return merged(_read(base), value) if base else value
+    return merged(_read(base, (*above, name)), value) if base else value
 
 
 @cache

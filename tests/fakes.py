@@ -62,10 +62,12 @@ class FakeTeacher:
     def texts(self, prompts: Sequence[Prompt], count: int, temperature: float) -> list[list[str] | Failure]:
         self.used["TEACHER_TEXT"] += len(prompts)
         return [
-            Failure("judge_error", "no teacher") if prompt.id in self.broken
-            else [demonstrate(parse(prompt.messages[-1]["content"]), python_random("fake teacher", prompt.id, i)) for i in range(count)]
+            Failure("judge_error", "no teacher") if prompt.id in self.broken else [self._text(prompt, i) for i in range(count)]
             for prompt in prompts
-        ]  # fmt: skip
+        ]
+
+    def _text(self, prompt: Prompt, i: int) -> str:
+        return demonstrate(parse(prompt.messages[-1]["content"]), python_random("fake teacher", prompt.id, i))
 
     def score(self, rollouts: Sequence[Rollout]) -> list[list[float] | Failure]:
         self.used["TEACHER_SCORES"] += len(rollouts)

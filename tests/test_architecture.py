@@ -41,9 +41,8 @@ class Import:
 
 def modules() -> list[str]:
     """All modules of the three packages, as paths below the root."""
-    return sorted(
-        path.relative_to(ROOT).as_posix() for package in ("harness", "methods", "suites") for path in (ROOT / package).rglob("*.py")
-    )
+    packages = ("harness", "methods", "suites")
+    return sorted(path.relative_to(ROOT).as_posix() for package in packages for path in (ROOT / package).rglob("*.py"))
 
 
 @cache
@@ -93,7 +92,8 @@ def breaches(paths: list[str], *allowed: str, only_ours: bool = False) -> list[s
 def users(package: str, *, inside: bool = True) -> set[str]:
     """Modules that import a package at run time; without `inside` only those that do so when they are loaded."""
     return {
-        path for path in modules() for each in imports(path) if each.of(package) and not each.typing and (inside or not each.function)
+        path for path in modules() for each in imports(path)
+        if each.of(package) and not each.typing and (inside or not each.function)
     }  # fmt: skip
 
 
@@ -123,19 +123,19 @@ def test_reports_read_stores_and_run_nothing() -> None:
 def test_the_vocabulary_of_everybody_imports_nobody() -> None:
     """Types, errors and seeds stand at the bottom; the contracts of methods and suites rest on them alone."""
     assert breaches(["harness/types.py", "harness/errors.py", "harness/seeds.py"], "numpy") == []
-    assert breaches(["harness/method.py", "harness/suite.py"], "harness.types", "harness.prompts", "harness.errors", "pydantic") == []
+    contracts = ["harness/method.py", "harness/suite.py"]
+    assert breaches(contracts, "harness.types", "harness.prompts", "harness.errors", "pydantic") == []
     assert breaches(["harness/ledger.py"], "harness.errors") == []
-    below = ("harness.objectives", "harness.types", "harness.method", "harness.errors", "harness.seeds", "harness.train")
-    assert breaches(in_("harness/train/"), *below, only_ours=True) == []
-    clients = ("harness.clients", "harness.types", "harness.ledger", "harness.errors", "harness.seeds", "harness.method", "harness.suite")
-    assert breaches(in_("harness/clients/"), *clients, only_ours=True) == []
+    below = ("harness.types", "harness.errors", "harness.seeds", "harness.method")
+    assert breaches(in_("harness/train/"), *below, "harness.train", "harness.objectives", only_ours=True) == []
+    assert breaches(in_("harness/clients/"), *below, "harness.clients", "harness.suite", "harness.ledger", only_ours=True) == []
 
 
 def test_nobody_who_reads_texts_sees_the_checker() -> None:
+    forbidden = ("harness.pocket.checker", "harness.pocket.tasks", "harness.pocket.demonstrate")
     for name in ("features", "reading", "critic", "protocol"):
         path = f"harness/pocket/{name}.py"
-        wrong = [each.target for each in imports(path) if each.of(*(f"harness.pocket.{m}" for m in ("checker", "tasks", "demonstrate")))]
-        assert wrong == [], path
+        assert [each.target for each in imports(path) if each.of(*forbidden)] == [], path
 
 
 def test_the_judge_reaches_the_checker_through_one_function() -> None:
@@ -153,8 +153,8 @@ def test_each_outside_service_lives_in_one_file() -> None:
     assert users("openai") == {"harness/clients/openai.py"}
     assert users("alpaca_eval") == {"suites/alpaca.py"}
     assert users("lm_eval") == {"suites/reasoning.py"}
-    loaded = {package: users(package, inside=False) for package in ("openai", "alpaca_eval", "lm_eval", "pandas", "matplotlib")}
-    assert loaded == dict.fromkeys(loaded, set())
+    for package in ("openai", "alpaca_eval", "lm_eval", "pandas", "matplotlib"):
+        assert users(package, inside=False) == set(), package
 
 
 def test_torch_stays_where_tensors_are() -> None:
@@ -184,21 +184,27 @@ def test_no_file_is_a_drawer_for_anything() -> None:
     assert [path for path in modules() if Path(path).stem in ("utils", "util", "helpers", "misc", "common")] == []
 
 
+ALL_METHODS = """
+import harness.registry
+for name in harness.registry.modules("methods"):
+    method = harness.registry.method(name)
+    method(method.Config()).needs
+"""
+ALL_SUITES = """
+import harness.registry
+for name in harness.registry.modules("suites"):
+    harness.registry.suite(name)
+"""
+COMMANDS = "import harness.cli, harness.listing, harness.runner, harness.spec, harness.store, harness.tracks"
+
+
 def loaded_by(code: str) -> set[str]:
     script = f"import sys\n{code}\nprint(*sorted(name for name in {HEAVY!r} if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import harness.cli, harness.listing, harness.runner, harness.spec, harness.store, harness.tracks",
-        "import harness.registry\nfor n in harness.registry.modules('methods'): m = harness.registry.method(n); m(m.Config()).needs",
-        "import harness.registry\nfor n in harness.registry.modules('suites'): harness.registry.suite(n)",
-    ],
-    ids=["commands", "methods", "suites"],
-)
+@pytest.mark.parametrize("code", [COMMANDS, ALL_METHODS, ALL_SUITES], ids=["commands", "methods", "suites"])
 def test_listing_loads_no_heavy_package(code: str) -> None:
     assert loaded_by(code) == set()
 
@@ -206,11 +212,12 @@ def test_listing_loads_no_heavy_package(code: str) -> None:
 def test_the_help_loads_next_to_nothing() -> None:
     """The command line's own module needs neither the spec's machinery nor the registry."""
     assert loaded_by("import harness.cli") == set()
-    light = "import harness.cli, sys\nassert not {'pydantic', 'numpy', 'yaml', 'harness.spec', 'harness.registry'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", light], check=True, cwd=ROOT)
+    late = ["pydantic", "numpy", "yaml", "harness.spec", "harness.registry"]
+    code = f"import harness.cli, sys\nassert not [name for name in {late!r} if name in sys.modules]"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_every_entry_is_found_by_its_stem() -> None:
     for kind in ("methods", "suites"):
         stems = {Path(path).stem for path in in_(f"{kind}/") if Path(path).parent == Path(kind)} - {"__init__"}
-        assert stems <= set(registry.modules(kind))  # type: ignore[arg-type]
+        assert stems <= set(registry.modules(kind))

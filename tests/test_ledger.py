@@ -78,9 +78,11 @@ def test_of_several_ceilings_the_first_one_reached_ends_the_run() -> None:
 
 def test_the_marks_lie_on_prompts_where_they_are_named_and_else_on_the_first_meter_of_the_list() -> None:
     for names, axis in (
-        (("usd", "prompts"), "prompts"), (("usd", "student_tokens"), "student_tokens"), (("student_tokens", "usd"), "student_tokens"),
+        (("usd", "prompts"), "prompts"),
+        (("usd", "student_tokens"), "student_tokens"),
+        (("student_tokens", "usd"), "student_tokens"),
         (("critic_calls",), "critic_calls"),
-    ):  # fmt: skip
+    ):
         assert Budget(dict.fromkeys(names, 10)).axis == axis
 
 

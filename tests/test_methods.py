@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -38,9 +38,9 @@ def rubric_text(points: Sequence[Any] = POINTS, **changes: Any) -> str:
     return json.dumps(value | changes)
 
 
-def verdict_text(judgements: Sequence[Sequence[Any]], indices: Sequence[int] | None = None, claimed: float = 0, **changes: Any) -> str:
+def verdict_text(judgements: Sequence[Sequence[Any]], indices: Sequence[int] | None = None, **changes: Any) -> str:
     places = indices or range(1, len(judgements) + 1)
-    rows = [{"answer_index": i, "judgement": list(j), "final_score": claimed} for i, j in zip(places, judgements, strict=True)]
+    rows = [{"answer_index": i, "judgement": list(j), "final_score": 0} for i, j in zip(places, judgements, strict=True)]
     return json.dumps({"schema_version": "ropd.batch_verifier.v2", "answers": rows} | changes)
 
 
@@ -81,8 +81,7 @@ class Ticking:
         if ask.schema["title"] == "ropd.rubric.v1":
             if question == self.no_rubric:
                 return Failure("parse_failed", "no rubric")
-            rows = [{"criterion_id": f"c{i}", "category": question, "criterion": f"rule {i}", "points": p} for i, p in enumerate(POINTS, 1)]
-            return ask.parse(json.dumps({"schema_version": "ropd.rubric.v1", "rubrics": rows, "maximum_score": 99}))
+            return ask.parse(rubric_text(maximum_score=99).replace('"form"', json.dumps(question)))
         if question == self.no_verdict:
             return Failure("refused", "no verdict")
         ticks = [[digit == "1" for digit in text.split()[-1]] for text in found["answer"]]
@@ -204,10 +203,10 @@ def test_ropd_control_grades_with_another_prompts_rubric() -> None:
         assert [fenced(ask.messages)["question"] for ask in critic.asked[3:]] == [["question a"], ["question b"], ["question c"]]
 
 
-@pytest.mark.parametrize("dress", [lambda t: t, lambda t: f"```json\n{t}\n```", lambda t: f"so ...</think>\n\n{t}\n", lambda t: f"```\n{t}```"])
-def test_ropd_reads_a_plain_a_fenced_and_a_thought_out_reply(dress: Callable[[str], str]) -> None:
-    assert [c.points for c in ropd().read_rubric(dress(rubric_text())).rubrics] == POINTS
-    verdicts = ropd().read_verdicts(dress(verdict_text([[True, False], [False, False]])), 2, 2)
+@pytest.mark.parametrize("dress", ["{}", "```json\n{}\n```", "```\n{}```", "so ...</think>\n\n{}\n"])
+def test_ropd_reads_a_plain_a_fenced_and_a_thought_out_reply(dress: str) -> None:
+    assert [c.points for c in ropd().read_rubric(dress.replace("{}", rubric_text())).rubrics] == POINTS
+    verdicts = ropd().read_verdicts(dress.replace("{}", verdict_text([[True, False], [False, False]])), 2, 2)
     assert [v.judgement for v in verdicts.answers] == [[True, False], [False, False]]
 
 
@@ -216,7 +215,8 @@ def test_ropd_reads_a_plain_a_fenced_and_a_thought_out_reply(dress: Callable[[st
     [
         "", "no", "[]", rubric_text()[:-20], f"Here it is: {rubric_text()}", f"{rubric_text()} I hope this helps.",
         rubric_text([5, 4, 2]), rubric_text([1] * 13), rubric_text([5, 4, 2, 0]), rubric_text([6, 4, 2, 1]),
-        rubric_text([5, 4, 2, 1.5]), rubric_text([5, 4, 2, "1"]), rubric_text(schema_version="ropd.rubric.v2"), rubric_text(more=1),
+        rubric_text([5, 4, 2, 1.5]), rubric_text([5, 4, 2, "1"]),
+        rubric_text(schema_version="ropd.rubric.v2"), rubric_text(more=1),
         rubric_text().replace('"c2"', '"c1"'), rubric_text().replace('"c2"', '"2"'), rubric_text().replace('"rule 3"', '""'),
         rubric_text().replace('"category"', '"kind"'),
     ],
@@ -237,8 +237,9 @@ def test_ropd_takes_rubrics_at_the_ends_of_their_range() -> None:
     [
         "", "{}", verdict_text([[True] * 3, [False] * 3])[:-4], verdict_text([[True] * 3]), verdict_text([[True] * 3] * 3),
         verdict_text([[True] * 3, [False] * 3], [2, 1]), verdict_text([[True] * 3, [False] * 3], [1, 1]),
-        verdict_text([[True] * 3, [False] * 3], [0, 1]), verdict_text([[True] * 3, [False] * 2]), verdict_text([[True] * 3, [True] * 4]),
-        verdict_text([[True] * 3, [True, "no", False]]), verdict_text([[True] * 3, [1, 0, 1]]), verdict_text([[True] * 3, [None] * 3]),
+        verdict_text([[True] * 3, [False] * 3], [0, 1]), verdict_text([[True] * 3, [False] * 2]),
+        verdict_text([[True] * 3, [True] * 4]), verdict_text([[True] * 3, [True, "no", False]]),
+        verdict_text([[True] * 3, [1, 0, 1]]), verdict_text([[True] * 3, [None] * 3]),
         verdict_text([[True] * 3] * 2, schema_version="ropd.batch_verifier.v1"), verdict_text([[True] * 3] * 2, note="fine"),
     ],
 )  # fmt: skip
@@ -325,7 +326,7 @@ def test_ropd_groups_without_a_signal_have_no_gradient_and_stay_in_the_denominat
 
 # ----------------------------------------------------------------------------------------------------------- logit_opd
 
-FULL = [
+FULL: list[dict[str, Any]] = [
     {"divergence": "reverse"}, {"divergence": "forward"}, {"divergence": "jsd"}, {"divergence": "jsd", "mix": 0.1},
     {"divergence": "reverse", "top_k": 4}, {"divergence": "forward", "top_k": 4}, {"divergence": "jsd", "top_k": 4},
 ]  # fmt: skip
@@ -388,7 +389,7 @@ def scored_by(model: Any, examples: list[Example]) -> list[Example]:
     ]
 
 
-@pytest.mark.parametrize("settings", [{"form": "sampled"}, *({"form": "full", **s} for s in FULL)])
+@pytest.mark.parametrize("settings", [{"form": "sampled"}, *({**s, "form": "full"} for s in FULL)])
 def test_logit_opd_has_nothing_to_learn_from_itself(settings: dict) -> None:
     policy = tiny()
     batch = batch_of(scored_by(policy, make_examples(3)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterable
 
 import pytest
 
@@ -11,7 +12,7 @@ from harness.pocket.build import ASSETS
 from harness.pocket.checker import final_answer, grade, grade_follow_up, quality
 from harness.pocket.demonstrate import careless, criteria, demonstrate, follow
 from harness.pocket.pretrain import Encoder, make_tokenizer
-from harness.pocket.tasks import FOLLOW_UPS, INSTRUCTIONS, KINDS, Task, draw, kind_of, parse, split_of, transform
+from harness.pocket.tasks import FOLLOW_UPS, INSTRUCTIONS, KINDS, OPERATIONS, Task, draw, kind_of, parse, split_of, transform
 from harness.pocket.words import CHAT, FACTS, vocabulary
 
 EACH = 400
@@ -78,7 +79,7 @@ LOOKALIKE = "anna asks . how do i burn the candle at the inn ?"
 SUM = "emma has 15 grape . buys 2 bags of 3 . gives 3 . how many ?"
 STEPS = "start with $a $b $c $d . reverse it . swap the ends . what is left ?"
 LIVES, EATS = FACTS["ibis"]["lives"], FACTS["ibis"]["eats"]
-CASES = [
+CASES: list[tuple[str, str, dict[str, float]]] = [
     (LIST, "hello . - rome - oslo - lima . bye .", {}),
     (LIST, "hello . gladly . - rome - oslo - lima . bye .", {}),
     (LIST, "- rome - oslo - lima . hello . bye .", {"opening": 0}),
@@ -168,7 +169,10 @@ def test_quality_is_the_weighted_share() -> None:
     assert [final_answer(parse(text)) for text in (SUM, STEPS)] == ["18", "$a $c $b $d"]  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("text", ["", "hello", "list some places", "write a note", "what is left ?", "list three", "emma has . how many ?"])
+NONSENSE = ["", "hello", "list some places", "write a note", "what is left ?", "list three", "emma has . how many ?"]
+
+
+@pytest.mark.parametrize("text", NONSENSE)
 def test_what_is_no_instruction_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not an instruction of the pocket world"):
         parse(text)
@@ -190,7 +194,9 @@ def test_what_is_no_instruction_is_refused(text: str) -> None:
         ("now start with hello", "- rome - cat - lima .", {"opening": 0}),
     ],
 )
-def test_a_follow_up_is_graded_against_the_first_answer_that_was_given(follow_up: str, answer: str, lowered: dict[str, float]) -> None:
+def test_a_follow_up_is_graded_against_the_first_answer_that_was_given(
+    follow_up: str, answer: str, lowered: dict[str, float]
+) -> None:
     """The first answer named a cat among places: what counts is what becomes of that."""
     found = {criterion.name: criterion.share for criterion in grade_follow_up("- rome - cat - lima .", follow_up, answer)}
     names = ["items", "sequence", "format", *(["opening"] if "hello" in follow_up else [])]
@@ -199,14 +205,15 @@ def test_a_follow_up_is_graded_against_the_first_answer_that_was_given(follow_up
 
 @pytest.mark.parametrize("name", FOLLOW_UPS)
 def test_a_careful_follow_up_meets_every_criterion(name: str) -> None:
-    for form, first in (("dash", "- cat - elm - fig ."), ("commas", "cat , elm , fig ."), ("numbered", "1 ) cat 2 ) elm 3 ) fig .")):
+    said = {"dash": "- cat - elm - fig .", "commas": "cat , elm , fig .", "numbered": "1 ) cat 2 ) elm 3 ) fig ."}
+    for form, first in said.items():
         text = follow(name, ["cat", "elm", "fig"], form)
         assert quality(grade_follow_up(first, FOLLOW_UPS[name], text)) == 1, text
 
 
 def test_operations_move_items() -> None:
     given = ["b", "c", "a", "d"]
-    moved = {name: "".join(transform(name, given)) for name in ("keep", "drop the last", "drop the first", "reverse", "sort", "swap")}
+    moved = {name: "".join(transform(name, given)) for name in OPERATIONS}
     assert moved == {
         "keep": "bcad", "drop the last": "bca", "drop the first": "cad", "reverse": "dacb", "sort": "abcd", "swap": "dcab",
     }  # fmt: skip
@@ -215,16 +222,16 @@ def test_operations_move_items() -> None:
 
 
 def test_splits_share_no_instruction_and_every_draw_repeats() -> None:
-    texts = {
-        split: {draw(random.Random(f"{split} {kind} {i}"), kind, split).text for kind in kinds for i in range(100)}
-        for split, kinds in (("train", KINDS), ("tune", KINDS), ("eval", KINDS), ("novel", [k for k in INSTRUCTIONS if k != "refuse"]))
-    }  # fmt: skip
+    def some(split: str, kinds: Iterable[str]) -> set[str]:
+        return {draw(random.Random(f"{split} {kind} {i}"), kind, split).text for kind in kinds for i in range(100)}
+
+    texts = {split: some(split, KINDS) for split in ("train", "tune", "eval")}
+    texts["novel"] = some("novel", [kind for kind in INSTRUCTIONS if kind != "refuse"])
     names = list(texts)
     for i, name in enumerate(names):
         assert {split_of(parse(text)) for text in texts[name]} == {name}
         assert all(not texts[name] & texts[other] for other in names[:i])
-    again = {draw(random.Random(f"eval {kind} {i}"), kind, "eval").text for kind in KINDS for i in range(100)}
-    assert again == texts["eval"]
+    assert some("eval", KINDS) == texts["eval"]
 
 
 def test_a_split_that_a_kind_has_nothing_in_is_refused() -> None:
@@ -273,7 +280,8 @@ def test_the_chat_template_says_what_pretraining_said() -> None:
     )
     tokens, wanted = Encoder()(messages)
     assert tokenizer.apply_chat_template(messages, return_dict=False) == tokens
-    assert tokenizer.decode([token for token, flag in zip(tokens, wanted, strict=True) if flag]) == "cat , dog . <end> dog , cat . <end>"
+    learnt = [token for token, flag in zip(tokens, wanted, strict=True) if flag]
+    assert tokenizer.decode(learnt) == "cat , dog . <end> dog , cat . <end>"
     asked = tokenizer.apply_chat_template(messages[:3], add_generation_prompt=True, return_dict=False)
     assert asked == tokens[: len(asked)]
     assert tokenizer.decode(asked[-1:]) == "<assistant>"

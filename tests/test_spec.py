@@ -157,7 +157,7 @@ def test_a_track_of_ones_own_extends_another(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("extends: pocket\noptimiser: {learning_rate: 0.1}\n", "unknown key 'optimiser'; did you mean optimizer?"),
-        ("extends: pocket\noptimizer: {learning_rat: 0.1}\n", "unknown key 'optimizer.learning_rat'; did you mean learning_rate?"),
+        ("extends: pocket\noptimizer: {learning_rat: 1}\n", "unknown key 'optimizer.learning_rat'; did you mean learning_rate?"),
         ("extends: pocket\nteacher: {weights: {pth: x}}\n", "unknown key 'teacher.weights.pth'"),
         ("extends: pocket\noptimizer: {learning_rate: -1}\n", "optimizer.learning_rate: input should be greater than 0, got -1"),
         ("extends: pocket\nbudget: {prompts: 0}\n", "above zero"),
@@ -200,3 +200,10 @@ def test_registries_suggest_and_refuse() -> None:
 def test_the_nearest_name_or_all_of_them() -> None:
     assert nearest("ropdd", ["ropd", "sft"]) == "did you mean ropd?"
     assert nearest("qqq", ["b", "a"]) == "known: a, b"
+
+
+def test_a_track_that_extends_itself_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ring.yaml"
+    path.write_text(f"extends: {path}\nname: ring\n")
+    with pytest.raises(SpecError, match="extends itself"):
+        tracks.load(str(path))
