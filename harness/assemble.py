@@ -186,6 +186,7 @@ def assemble(spec: RunSpec, suites: Sequence[str], tell: Callable[[str], None]) 
         prompts = training_prompts(track)
         check_overlap(prompts, the_suites_by_name)
         tell("loading models")
+        _set_threads(track.training.threads)
         student = _load(track.student, spec)
         codec = ChatCodec(_tokenizer(track.student, spec))
         frozen = {}
@@ -298,6 +299,12 @@ def _tokenizer(model: LocalModel, spec: RunSpec) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(_folder(model, spec))
+
+
+def _set_threads(count: int) -> None:
+    import torch
+
+    torch.set_num_threads(count)
 
 
 def _pad_id(tokenizer: Any) -> int:

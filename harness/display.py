@@ -161,26 +161,21 @@ class Progress:
         self, suite: str, mark: str, reading: float, metric: dict[str, Any], interval: tuple[float, float] | None,
         change: dict[str, Any], result: dict[str, Any],
     ) -> None:  # fmt: skip
-        axis = self.budget.axis.replace("_", " ")
+        several = len(self.suites) > 1
         if not self._head_shown:
             self._head_shown = True
-            self.console.print(
-                f"  [dim]mark  {axis:>10}   score  95 % CI         vs mark 0         gold   missing   clock[/dim]",
-                highlight=False,
-            )
-        if mark == "0" or change["value"] is None:
-            moved = ""
-        else:
+            axis, last = self.budget.axis.replace("_", " ")[:9], "suite" if several else "clock"
+            self.console.print(f"  [dim]mark {axis:>9}  score  95 % CI         vs mark 0         gold  missing  {last}[/dim]")
+        moved = ""
+        if mark != "0" and change["value"] is not None:
             moved = f"{change['value']:+.3f} +/-{1.96 * (change['stderr'] or 0):.3f}"
         span = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "none"
-        gold = result[result["headline"]].get("gold")
-        score = "none" if metric["value"] is None else f"{metric['value']:.3f}"
-        name = f"  {suite}" if len(self.suites) > 1 else ""
+        score, gold = (_three(m) for m in (metric, result[result["headline"]].get("gold")))
+        missing = f"{metric['missing']}/{metric['n'] + metric['missing']}"
+        last = suite if several else minutes(time.monotonic() - self._began)
         self.console.print(
-            f"  {mark:<5} {amount(reading):>10}   {score:>5}  {span:<14}  {moved:<16} "
-            f"{gold['value'] if gold else float('nan'):>6.3f}   {metric['missing']}/{metric['n'] + metric['missing']:<6} "
-            f"{minutes(time.monotonic() - self._began):>5}{name}", highlight=False,
-        )  # fmt: skip
+            f"  {mark:<5}{amount(reading):>9}  {score:>5}  {span:<14}  {moved:<16} {gold:>5}  {missing:>7}  {last:>5}"
+        )
 
     def _panel(self) -> Group:
         spent = minutes(time.monotonic() - self._word_since)
@@ -226,6 +221,10 @@ class Progress:
             text = " ".join(f"{key}={str(value).replace(' ', '_')}" for key, value in fields.items())
             self.console.file.write(f"{now()} {event} {text}\n")
             self.console.file.flush()
+
+
+def _three(metric: dict[str, Any] | None) -> str:
+    return f"{metric['value']:.3f}" if metric and metric["value"] is not None else "-"
 
 
 def _rounded(value: float | None) -> float | None:

@@ -69,6 +69,7 @@ class Training(Part):
     micro_batch_tokens: int = Field(16384, gt=0, description="padded tokens of a micro-batch")
     chunk: int = Field(1024, gt=0, description="positions whose distribution over the vocabulary exists at one time")
     max_tokens: int = Field(48, gt=0, description="completion tokens of a rollout")
+    threads: int = Field(1, gt=0, description="CPU threads of the run's process; on CPU its last digits depend on it")
     checkpoint_rounds: int = Field(8, gt=0, description="rounds between resumable states")
     drift_nats: float = Field(0.02, gt=0, description="largest mean gap between sampler and trainer log-probs")
 

@@ -38,7 +38,9 @@ def told(mode: str, terminal: bool) -> str:
 
 def test_the_live_display_fits_eighty_columns() -> None:
     lines = told("live", terminal=True).splitlines()
-    assert max(map(len, lines)) <= 80
+    assert all(len(line) <= 80 for line in lines)
+    assert len([line for line in lines if line.startswith("  ")]) == 4  # the head and three marks, none of them wrapped
+    assert all(line.rstrip().endswith("0:00") for line in lines if line.startswith(("  0 ", "  1")))
     text = "\n".join(lines)
     assert "0.461 to 0.539" in text
     assert "+0.100 +/-0.022" in text
