@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 from harness.assemble import Assembled
 from harness.errors import Interrupted, RunFault
 from harness.evaluate import evaluate, evaluate_teacher, scored
+from harness.records import rollout_records, signal_means
 from harness.store import RunStore
-from harness.types import Collected, Prompt, Rollout
+from harness.types import Collected, Prompt
 
 
 class Watcher(Protocol):
@@ -55,6 +56,9 @@ def train(run: Assembled, store: RunStore, watcher: Watcher) -> None:
         )  # fmt: skip
         store.save_state(buffer.getvalue())
 
+    def save_model(folder: Path) -> None:
+        trainer.save(folder, run.tokenizer)
+
     passed = {row["mark"] for row in store.lines("marks")}
 
     def pass_marks() -> None:
@@ -64,7 +68,7 @@ def train(run: Assembled, store: RunStore, watcher: Watcher) -> None:
             if reached and str(mark) not in passed:
                 passed.add(str(mark))
                 watcher.state("evaluate")
-                trainer.save(store.checkpoint(str(mark)), run.tokenizer)
+                store.write_folder(store.checkpoint(str(mark)), save_model)
                 scores = {name: evaluate(run, store, name, str(mark)) for name in run.suites}
                 row = {"mark": str(mark), "rounds": rounds, "meters": dict(ledger.training), "lost": failed, "asked": asked}
                 store.append("marks", row)
@@ -88,9 +92,9 @@ def train(run: Assembled, store: RunStore, watcher: Watcher) -> None:
         run.charge_training(metrics)
         run.generator.sync()
         rounds += 1
-        for record in _rollout_records(collected, rounds):
+        for record in rollout_records(collected, rounds):
             store.append("rollouts", record)
-        metrics |= {"lost": float(len(collected.lost)), **_signal_means(collected)}
+        metrics |= {"lost": float(len(collected.lost)), **signal_means(collected)}
         store.append("steps", {"round": rounds, "metrics": metrics})
         store.append("ledger", {"round": rounds, **ledger.state_dict()})
         store.append("clock", {"round": rounds, **run.clock()})
@@ -105,7 +109,7 @@ def train(run: Assembled, store: RunStore, watcher: Watcher) -> None:
         if rounds % run.track.training.checkpoint_rounds == 0:
             save()
     pass_marks()
-    trainer.save(store.folder / "model", run.tokenizer)
+    store.write_folder(store.folder / "model", save_model)
     store.finish()
 
 
@@ -140,31 +144,3 @@ def _check_drift(run: Assembled, collected: Collected) -> None:
     gap, limit = sum(gaps) / len(gaps), run.track.training.drift_nats
     if gap > limit:
         raise RunFault(f"sampler and trainer disagree by {gap:.4f} nats a token; the track allows {limit}")
-
-
-def _signal_means(collected: Collected) -> dict[str, float]:
-    """The mean of each per-rollout signal: training readings, comparable neither across rounds nor with scores."""
-    sums: dict[str, list[float]] = {}
-    for example in collected.examples:
-        for name, values in example.signal.items():
-            if name.endswith("_N"):
-                sums.setdefault(name.removesuffix("_N"), []).extend(float(v) for v in values)  # type: ignore[arg-type]
-    return {f"training_{name}": sum(values) / len(values) for name, values in sums.items() if values}
-
-
-def _rollout_records(collected: Collected, round_number: int) -> Iterator[dict[str, Any]]:
-    for lost, examples in ((False, collected.examples), (True, collected.lost)):
-        for example in examples:
-            prompt = example.rollouts[0].prompt
-            yield {
-                "round": round_number, "prompt_id": prompt.id, "visit": prompt.visit, "lost": lost,
-                "messages": [dict(message) for message in prompt.messages],
-                "rollouts": [_rollout(rollout) for rollout in example.rollouts],
-                "signal": {name: values for name, values in example.signal.items() if name.endswith("_N")},
-                "note": dict(example.note),
-            }  # fmt: skip
-
-
-def _rollout(rollout: Rollout) -> dict[str, Any]:
-    return {"text": rollout.text, "tokens": len(rollout.tokens), "finish": rollout.finish,
-            "sampled": rollout.logprobs is not None}  # fmt: skip

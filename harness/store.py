@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -160,6 +160,14 @@ class RunStore:
         if clock.exists():  # kept whole, but for a line that a crash cut off: the next one would be appended to it
             os.truncate(clock, clock.read_bytes().rfind(b"\n") + 1)
         return data
+
+    def write_folder(self, folder: Path, write: Callable[[Path], None]) -> None:
+        """Fills a folder whole or not at all; what a crash left of an earlier attempt is gone."""
+        part = folder.with_name(f".{folder.name}.part")
+        for stale in (part, folder):
+            shutil.rmtree(stale, ignore_errors=True)
+        write(part)
+        os.replace(part, folder)
 
     def checkpoint(self, mark: str) -> Path:
         """Where the weights of a mark lie ("1/16" is `checkpoints/1-16`)."""

@@ -247,3 +247,28 @@ def test_the_source_digest_covers_what_can_change_a_result(tmp_path: Path, monke
         assert digest() == before
     finally:
         source_digest.cache_clear()
+
+
+def test_a_folder_is_written_whole_whatever_a_crash_left(tmp_path: Path) -> None:
+    spec, origins = resolve("sft")
+    store, _ = RunStore.open(spec, origins, tmp_path)
+    target = store.checkpoint("1/2")
+
+    def crash(folder: Path) -> None:
+        folder.mkdir(parents=True)
+        (folder / "half").write_text("x")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.write_folder(target, crash)
+    assert not target.exists()
+
+    def write(folder: Path) -> None:
+        folder.mkdir(parents=True)
+        (folder / "whole").write_text("y")
+
+    store.write_folder(target, write)
+    store.write_folder(target, write)
+    assert [path.relative_to(store.folder / "checkpoints").as_posix() for path in (store.folder / "checkpoints").rglob("*")] == [
+        "1-2", "1-2/whole"
+    ]  # fmt: skip
