@@ -165,7 +165,7 @@ def _print_run(console: Console, folder: Path) -> None:
     )
     marks = list(read_lines(folder / "marks.jsonl"))
     for suite in sorted(path for path in folder.glob("suites/*") if path.is_dir()):
-        table = _table("mark", "prompts", suite.name, "95 % CI", "gold", "t1", "student tokens", "teacher calls", "critic tokens")
+        table = _table("mark", "prompts", suite.name, "95 % CI", "gold", "t1", "critic tokens")
         for row in marks:
             path = suite / "marks" / f"{row['mark'].replace('/', '-')}.json"
             if path.exists():
@@ -182,8 +182,7 @@ def _mark_cells(row: dict[str, Any], scores: dict[str, Any]) -> list[str]:
     shown = [f"{m['value']:.3f}" if m and m["value"] is not None else "-" for m in (metric, *decodings)]
     critic = meters["critic_tokens_in"] + meters["critic_tokens_out"]
     span = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "-"
-    return [row["mark"], amount(meters["prompts"]), shown[0], span, shown[1], shown[2],
-            amount(meters["student_tokens"]), amount(meters["teacher_calls"]), amount(critic)]  # fmt: skip
+    return [row["mark"], amount(meters["prompts"]), shown[0], span, shown[1], shown[2], amount(critic)]
 
 
 def _print_item(console: Console, folder: Path, item: str) -> bool:
