@@ -80,6 +80,13 @@ def test_a_need_that_the_track_cannot_meet(
     assert "harness list tracks" in err
 
 
+def test_a_scale_whose_models_are_not_built(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    code, _, err = harness(capsys, monkeypatch, "run", "-m", "ropd", "-t", "pocket-m", "--display", "none")
+    assert code == 2
+    assert "the models of scale 'pocket-m' are not here" in err
+    assert "harness pocket build --scale pocket-m" in err
+
+
 def test_a_folder_of_another_spec(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from harness.spec import resolve
     from harness.store import RunStore
