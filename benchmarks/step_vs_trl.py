@@ -197,7 +197,7 @@ class Ours:
         # a chunk as long as the batch: like TRL without gradient checkpointing, nothing is computed twice
         self.trainer = Trainer(
             policy, frozen, self.method, Optimization(LEARNING_RATE), vocabulary=VOCABULARY, temperature=1.0,
-            charge=lambda *_: None, chunk=setting.step_tokens,
+            charge=lambda *_: None, chunk=setting.step_tokens, micro_batch_tokens=4096,  # small enough for the cache
         )  # fmt: skip
         for owner, name, label in (
             (student, "rollouts", "sampling"), (self.trainer, "step", "training"), (self.method, "loss", "forward"),
