@@ -46,11 +46,6 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
-def child_environment(**extra: str) -> dict[str, str]:
-    """The environment for a server process of ours: this one's, with additions."""
-    return {**os.environ, **extra}
-
-
 def _git(*arguments: str) -> str | None:
     try:
         done = subprocess.run(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from harness.store import RunStore, canonical, json_text, write_atomically
+from harness.store import RunStore, canonical, json_text, mark_stem, write_atomically
 from harness.types import Answer, Item, Metric, Prompt, Sampling
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def evaluate(run: Assembled, store: RunStore, name: str, mark: str) -> dict[str,
     """
     path = _path(store, name, mark)
     if path.exists():
-        return json.loads(path.read_text(encoding="utf-8"))
+        return stored(store, name, mark)
     suite = run.suites[name]
     items = suite.items()
     result: dict[str, Any] = _head(run, name, mark, len(items))
@@ -45,7 +45,7 @@ def evaluate_teacher(run: Assembled, store: RunStore, name: str) -> dict[str, An
     """Scores the teacher as a contestant by its own greedy answers. One it could not give leaves it unscored."""
     path = _path(store, name, "teacher")
     if path.exists():
-        return json.loads(path.read_text(encoding="utf-8"))
+        return stored(store, name, "teacher")
     items = run.suites[name].items()
     result = _head(run, name, "teacher", len(items))
     with run.ledger.off_the_clock():
@@ -63,8 +63,13 @@ def scored(store: RunStore, name: str, mark: str) -> bool:
     return _path(store, name, mark).exists()
 
 
+def stored(store: RunStore, name: str, mark: str) -> dict[str, Any]:
+    """The scores on file of a suite at a mark (or of the "teacher")."""
+    return json.loads(_path(store, name, mark).read_text(encoding="utf-8"))
+
+
 def _path(store: RunStore, name: str, mark: str) -> Path:
-    return store.evaluation(name) / "marks" / f"{_plain(mark)}.json"
+    return store.evaluation(name) / "marks" / f"{mark_stem(mark)}.json"
 
 
 def _head(run: Assembled, name: str, mark: str, n: int) -> dict[str, Any]:
@@ -82,11 +87,7 @@ def decoding(temperature: float) -> str:
 
 def item_scores(folder: Path, mark: str, how: str) -> dict[str, float]:
     """The stored headline score of each item at a mark, from a suite's folder in a run."""
-    return json.loads((folder / "items" / f"{_plain(mark)}.{how}.json").read_text(encoding="utf-8"))
-
-
-def _plain(mark: str) -> str:
-    return mark.replace("/", "-")
+    return json.loads((folder / "items" / f"{mark_stem(mark)}.{how}.json").read_text(encoding="utf-8"))
 
 
 def _student_answers(run: Assembled, items: Sequence[Item], temperature: float) -> list[Answer]:
@@ -103,7 +104,7 @@ def _student_answers(run: Assembled, items: Sequence[Item], temperature: float) 
 def _graded(
     run: Assembled, store: RunStore, name: str, items: Sequence[Item], answers: Sequence[Answer], mark: str, how: str
 ) -> dict[str, Any]:
-    suite, folder, stem = run.suites[name], store.evaluation(name), f"{_plain(mark)}.{how}"
+    suite, folder, stem = run.suites[name], store.evaluation(name), f"{mark_stem(mark)}.{how}"
     records = suite.grade(answers, run.judge if suite.needs_judge else None)
     metrics = suite.aggregate(records)
     if not (folder / "items.jsonl").exists():
@@ -117,7 +118,7 @@ def _graded(
     _write_lines(folder / "records" / f"{stem}.jsonl", [asdict(record) for record in records])
     write_atomically(folder / "items" / f"{stem}.json", canonical(suite.item_scores(records)) + "\n")
     if how == decoding(run.track.evaluation.temperatures[0]):
-        exported = folder / "export" / _plain(mark)
+        exported = folder / "export" / mark_stem(mark)
         shutil.rmtree(exported, ignore_errors=True)
         suite.export(exported, answers, records, f"{store.spec.method}-s{store.spec.seed}" if mark != "teacher" else "teacher")
     result: dict[str, Any] = {key: asdict(metric) for key, metric in metrics.items()}

@@ -15,7 +15,7 @@ from harness.display import amount, bounds, clean, headline
 from harness.errors import HarnessError, SpecError, nearest
 from harness.ledger import METERS
 from harness.spec import digest_of, resolve
-from harness.store import find, read_lines
+from harness.store import find, mark_stem, read_lines
 
 KINDS = ("methods", "suites", "tracks", "runs", "meters")
 ONLY_IN_JSON = ("paper", "version")
@@ -167,7 +167,7 @@ def _print_run(console: Console, folder: Path) -> None:
     for suite in sorted(path for path in folder.glob("suites/*") if path.is_dir()):
         table = _table("mark", "prompts", suite.name, "95 % CI", "gold", "t1", "critic tokens")
         for row in marks:
-            path = suite / "marks" / f"{row['mark'].replace('/', '-')}.json"
+            path = suite / "marks" / f"{mark_stem(row['mark'])}.json"
             if path.exists():
                 table.add_row(*_mark_cells(row, json.loads(path.read_text(encoding="utf-8"))))
         console.print(table)
@@ -198,7 +198,7 @@ def _print_item(console: Console, folder: Path, item: str) -> bool:
         if asked["reference"]:
             console.print(f"  reference  {clean(asked['reference'])}", markup=False)
         for mark in [row["mark"] for row in read_lines(folder / "marks.jsonl")] + ["teacher"]:
-            for answers in sorted(suite.glob(f"answers/{mark.replace('/', '-')}.*.jsonl")):
+            for answers in sorted(suite.glob(f"answers/{mark_stem(mark)}.*.jsonl")):
                 how = answers.name.split(".")[1]
                 text = next(row["text"] for row in read_lines(answers) if row["item_id"] == item)
                 records = [row for row in read_lines(suite / "records" / answers.name) if row["item_id"] == item]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from pathlib import Path
@@ -13,9 +12,9 @@ from rich.console import Console
 from harness import environment, registry
 from harness.display import Progress, bounds, clean, headline, minutes
 from harness.errors import HarnessError, Interrupted, SpecError, nearest
-from harness.evaluate import item_scores, scored
+from harness.evaluate import item_scores, scored, stored
 from harness.spec import RunSpec
-from harness.store import RunStore, read_lines
+from harness.store import RunStore, mark_stem, read_lines
 
 
 def check_suites(spec: RunSpec, names: list[str]) -> None:
@@ -62,7 +61,7 @@ def finish(spec: RunSpec, store: RunStore, suites: list[str], progress: Progress
     """The end block: the result, two prompts before and after, the picture, what to type next."""
     console = Console(stderr=True, highlight=False)
     for suite in suites:
-        last = _scores(store, suite, store.lines("marks")[-1]["mark"])
+        last = stored(store, suite, store.lines("marks")[-1]["mark"])
         interval, change = bounds(headline(last)), last["change"]
         files = _drawn(spec, suite)
         result = {
@@ -79,7 +78,7 @@ def _end_block(
     spec: RunSpec, store: RunStore, suite: str, last: dict[str, Any], files: list[Path], console: Console, already: bool
 ) -> None:
     metric, change, interval = headline(last), last["change"], bounds(headline(last))
-    teacher = _scores(store, suite, "teacher")
+    teacher = stored(store, suite, "teacher")
     took = _seconds(store)
     score = "no score" if metric["value"] is None else f"[bold]{metric['value']:.3f}[/bold]"
     span = f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
@@ -98,7 +97,7 @@ def _end_block(
 def _before_and_after(store: RunStore, suite: str, console: Console) -> None:
     """The item that changed most for the better and the median one, with the answers at mark 0 and at the end."""
     folder, end = store.evaluation(suite), store.lines("marks")[-1]["mark"]
-    how = _scores(store, suite, end)["headline"]
+    how = stored(store, suite, end)["headline"]
     start, now = item_scores(folder, "0", how), item_scores(folder, end, how)
     both = sorted((item for item in now if item in start), key=lambda item: (now[item] - start[item], item))
     if not both:
@@ -114,11 +113,7 @@ def _before_and_after(store: RunStore, suite: str, console: Console) -> None:
 
 
 def _answers(folder: Path, mark: str, how: str) -> dict[str, str]:
-    return {row["item_id"]: row["text"] for row in read_lines(folder / "answers" / f"{mark.replace('/', '-')}.{how}.jsonl")}
-
-
-def _scores(store: RunStore, suite: str, mark: str) -> dict[str, Any]:
-    return json.loads((store.evaluation(suite) / "marks" / f"{mark.replace('/', '-')}.json").read_text(encoding="utf-8"))
+    return {row["item_id"]: row["text"] for row in read_lines(folder / "answers" / f"{mark_stem(mark)}.{how}.jsonl")}
 
 
 def _seconds(store: RunStore) -> float:

@@ -43,6 +43,11 @@ def json_text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def mark_stem(mark: str) -> str:
+    """A mark as part of a file's name: "1/16" is "1-16"."""
+    return mark.replace("/", "-")
+
+
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a line file; a last line that was cut off by a crash is left out."""
     if not path.exists():
@@ -171,7 +176,7 @@ class RunStore:
 
     def checkpoint(self, mark: str) -> Path:
         """Where the weights of a mark lie ("1/16" is `checkpoints/1-16`)."""
-        return self.folder / "checkpoints" / mark.replace("/", "-")
+        return self.folder / "checkpoints" / mark_stem(mark)
 
     def evaluation(self, suite: str) -> Path:
         return self.folder / "suites" / suite.replace(":", "-")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from harness.errors import HarnessError, SpecError, StoreError, nearest
 from harness.spec import canonical, digest_of
-from harness.store import find, read_lines
+from harness.store import find, mark_stem, read_lines
 
 SUMS = {
     "teacher_tokens": ("teacher_tokens_in", "teacher_tokens_out", "teacher_scored_tokens"),
@@ -100,7 +100,7 @@ class Run:
 
     def items(self, suite: str, mark: str) -> dict[str, float]:
         """The headline score of each item that has one, in [0, 1]."""
-        stem = f"{mark.replace('/', '-')}.{self.scores[suite][mark]['headline']}"
+        stem = f"{mark_stem(mark)}.{self.scores[suite][mark]['headline']}"
         path = self.path / "suites" / suite.replace(":", "-") / "items" / f"{stem}.json"
         return json.loads(path.read_text(encoding="utf-8"))
 
