@@ -11,23 +11,25 @@ from typing import Any
 
 from harness import environment, registry
 from harness.clients.cache import ReplyCache
-from harness.clients.metered import Client, Tariff
-from harness.clients.openai import Endpoint
+from harness.clients.metered import Client
 from harness.clients.roles import ServedCritic, ServedJudge, ServedTeacher
-from harness.errors import CapabilityError, EnvironmentFault, SpecError
+from harness.connect import client, connections
+from harness.errors import CapabilityError, SpecError
 from harness.generate.hf import HFGenerator
 from harness.generate.student import ChatCodec, MeteredStudent
 from harness.ledger import Ledger
 from harness.method import Method, Tools
 from harness.prompts import load
 from harness.seeds import python_random
+from harness.spans import Spans
 from harness.spec import RunSpec
 from harness.stream import Stream, read_prompts
 from harness.suite import Judge, Suite
-from harness.tracks import LocalModel, Served, Track, explain
+from harness.supply import FrozenChooser, Outcomes, Preferences, solutions
+from harness.tracks import LocalModel, Track, explain
 from harness.train.models import load_causal_lm
 from harness.train.trainer import Optimization, Trainer
-from harness.types import Failure, Message, Need, Prompt
+from harness.types import Message, Need, Prompt
 
 
 @dataclass
@@ -49,6 +51,7 @@ class Assembled:
     gold: Callable[[Sequence[Message], str], float | None] | None
     clients: list[Client]
     parameters: int
+    spans: Spans
     began: float
 
     @property
@@ -66,6 +69,10 @@ class Assembled:
         self.trainer.policy.load_state_dict(load_causal_lm(folder).state_dict())
         self.generator.sync()
 
+    def save_model(self, folder: Path) -> None:
+        """Writes the student as it is now, a Hugging Face folder."""
+        self.trainer.save(folder, self.tokenizer)
+
     def charge_training(self, metrics: dict[str, float]) -> None:
         """Charges what a training step used: three passes' worth of FLOPs for forward and backward."""
         tokens = metrics["train_tokens"]
@@ -74,9 +81,9 @@ class Assembled:
         self.ledger.charge("flops", 6.0 * self.parameters * tokens)
 
     def clock(self) -> dict[str, Any]:
-        """Readings that may differ between equal runs: seconds, and who answered from the cache."""
+        """Readings that may differ between equal runs: seconds, where those of a round went, and who was asked."""
         calls = {client.role: {"sent": client.sent, "cached": client.hits} for client in self.clients}
-        return {"seconds": round(time.monotonic() - self.began, 3), "calls": calls}
+        return {"seconds": round(time.monotonic() - self.began, 3), "spans": self.spans.take(), "calls": calls}
 
 
 def the_suites(track: Track, names: Sequence[str]) -> dict[str, Suite]:
@@ -130,14 +137,18 @@ def check_overlap(prompts: Sequence[Prompt], suites: dict[str, Suite]) -> None:
             )  # fmt: skip
 
 
+def _needs(method: Method) -> frozenset[Need]:
+    """What a method needs, its warm start included."""
+    return method.needs | (method.warm_start.needs if method.warm_start else frozenset())
+
+
 def _check_needs(method: Method, track: Track) -> None:
     lacking = {
         Need.TEACHER_LOGITS: track.teacher.weights is None,
         Need.SOLUTION: track.solutions == "data" and any(prompt.solution is None for prompt in training_prompts(track)),
-        Need.REFERENCE: False, Need.TEACHER_TEXT: False, Need.TEACHER_SCORES: False, Need.CRITIC: False,
     }  # fmt: skip
-    for need in sorted(method.needs, key=lambda n: n.name):
-        if lacking[need]:
+    for need in sorted(_needs(method), key=lambda n: n.name):
+        if lacking.get(need):
             raise CapabilityError(
                 f"{type(method).__name__} needs {need.value}, which track {track.name} does not give",
                 where=f"--track {track.name}",
@@ -173,6 +184,7 @@ def assemble(spec: RunSpec, suites: Sequence[str], tell: Callable[[str], None]) 
     cls = registry.method(spec.method)
     method = cls(cls.Config.model_validate(spec.config))
     _check_needs(method, track)
+    needs = _needs(method)
     if track.judge.model == track.critic.model and track.judge.url == track.critic.url and not track.judge_is_critic:
         raise SpecError("evaluation judge and training critic are the same model", where=f"track {track.name}",
                         fix="name another judge, or set judge_is_critic: true (reports will say so)")  # fmt: skip
@@ -180,7 +192,7 @@ def assemble(spec: RunSpec, suites: Sequence[str], tell: Callable[[str], None]) 
         cache = ReplyCache(environment.cache_dir())
         stack.callback(cache.close)
         served = [(role, getattr(track, role)) for role in ("teacher", "critic", "judge")]
-        connect = _connections(spec, served, stack)  # a server of ours comes up while the rest is loaded
+        connect = connections(spec, served, stack)  # a server of ours comes up while the rest is loaded
         tell("loading suites and prompts")
         the_suites_by_name = the_suites(track, suites)
         prompts = training_prompts(track)
@@ -190,16 +202,16 @@ def assemble(spec: RunSpec, suites: Sequence[str], tell: Callable[[str], None]) 
         student = _load(track.student, spec)
         codec = ChatCodec(_tokenizer(track.student, spec))
         frozen = {}
-        for need in method.needs & {Need.TEACHER_LOGITS, Need.TEACHER_SCORES}:
+        for need in needs & {Need.TEACHER_LOGITS, Need.TEACHER_SCORES}:
             if track.teacher.weights is not None:
                 _check_same_tokenizer(codec.tokenizer, _tokenizer(track.teacher.weights, spec), need)
                 if need is Need.TEACHER_LOGITS:
                     frozen["teacher"] = _load(track.teacher.weights, spec)
-        if Need.REFERENCE in method.needs:
+        if Need.REFERENCE in needs:
             frozen["reference"] = _load(track.student, spec)
         ledger = Ledger(track.budget_value)
         tell("connecting")
-        clients = {role: _client(role, model, ledger, cache, connect, stack) for role, model in served}
+        clients = {role: client(role, model, ledger, cache, connect, stack) for role, model in served}
         parameters = sum(p.numel() for p in student.parameters())
         sizes = {name: sum(p.numel() for p in model.parameters()) for name, model in frozen.items()}
 
@@ -215,20 +227,33 @@ def assemble(spec: RunSpec, suites: Sequence[str], tell: Callable[[str], None]) 
         end, pad = codec.tokenizer.eos_token_id, _pad_id(codec.tokenizer)
         generator = HFGenerator(student, [end], pad, vocabulary=len(codec.tokenizer))
         teacher = ServedTeacher(clients["teacher"], track.training.max_tokens, spec.seed)
+        critic = ServedCritic(clients["critic"], track.critic.parse_retries)
         folder = registry.prompts_folder(cls)
+        dialects = {"critic": track.critic.dialect, "student": track.student.dialect, "teacher": track.teacher.dialect}
+        reference = trainer.models.frozen.get("reference")
         tools = Tools(
             student=MeteredStudent(generator, codec, ledger, spec.seed, track.training.max_tokens, parameters),
-            teacher=teacher if method.needs & {Need.TEACHER_TEXT, Need.TEACHER_SCORES} else None,
-            critic=ServedCritic(clients["critic"], track.critic.parse_retries) if Need.CRITIC in method.needs else None,
-            solutions=_solutions(track, teacher, codec, ledger) if Need.SOLUTION in method.needs else None,
-            template=lambda name: load(folder, track.dialect, name),
+            teacher=teacher if needs & {Need.TEACHER_TEXT, Need.TEACHER_SCORES, Need.TEACHER_CHOICE} else None,
+            critic=critic if Need.CRITIC in needs else None,
+            reference=FrozenChooser(reference, codec, ledger) if reference else None,
+            solutions=solutions(track, teacher, codec, ledger) if Need.SOLUTION in needs else None,
+            outcomes=Outcomes(critic, track, ledger) if Need.OUTCOME in needs else None,
+            preferences=Preferences(critic, track) if Need.PREFERENCES in needs else None,
+            template=lambda name, reader="critic": load(folder, dialects[reader], name),
             seed=spec.seed,
         )  # fmt: skip
+        spans = Spans()
+        for thing, verb, name in (
+            (generator, "generate", "sampling"), (trainer, "step", "training"), (trainer.models, "_hidden", "frozen"),
+            *((client, "call", "servers") for client in clients.values()),
+            *(((tools.reference, "choose", "frozen"),) if tools.reference else ()),
+        ):  # fmt: skip
+            spans.watch(thing, verb, name)
         order = list(range(len(prompts)))
         python_random("stream", spec.seed).shuffle(order)
         yield Assembled(
             spec, track, method, ledger, Stream(prompts, order), tools, trainer, generator, codec, the_suites_by_name,
-            teacher, ServedJudge(clients["judge"]), _gold(track), list(clients.values()), parameters, began,
+            teacher, ServedJudge(clients["judge"]), _gold(track), list(clients.values()), parameters, spans, began,
         )  # fmt: skip
 
 
@@ -238,47 +263,6 @@ def _gold(track: Track) -> Callable[[Sequence[Message], str], float | None] | No
     from harness.pocket import world
 
     return world.gold
-
-
-def _connections(
-    spec: RunSpec, served: Sequence[tuple[str, Served]], stack: contextlib.ExitStack
-) -> Callable[[str, Served], tuple[str, str, str]]:
-    """Gives address, key and revision of each role's server; the embedded one is started here, if any role is its.
-
-    Raises:
-        EnvironmentFault: a key is missing.
-    """
-    server = revision = None
-    for role, model in served:
-        if model.url != "pocket" and environment.secret(model.key) is None:
-            raise EnvironmentFault(f"no API key for the {role} at {model.url}", where=model.key, fix=f"export {model.key}=...")
-    if any(model.url == "pocket" for _, model in served):
-        from harness.pocket import world
-
-        config = world.server_config(spec.track, spec.seed)
-        server, revision = stack.enter_context(world.start_server(config)), world.server_revision(config)
-
-    def connect(role: str, model: Served) -> tuple[str, str, str]:
-        if model.url == "pocket":
-            assert server is not None
-            assert revision is not None
-            return server.url, server.token, revision
-        return model.url, environment.secret(model.key) or "", model.revision or "unpinned"
-
-    return connect
-
-
-def _client(
-    role: str, served: Served, ledger: Ledger, cache: ReplyCache,
-    connect: Callable[[str, Served], tuple[str, str, str]], stack: contextlib.ExitStack,
-) -> Client:  # fmt: skip
-    url, key, revision = connect(role, served)
-    endpoint = Endpoint(url, key, served.timeout_s, served.retries)
-    stack.callback(endpoint.close)
-    tariff = Tariff(served.parameters, served.usd_in, served.usd_out)
-    client = Client(endpoint, cache, ledger, role, served.model, revision, tariff, served.concurrency)
-    stack.callback(client.close)
-    return client
 
 
 def _folder(model: LocalModel, spec: RunSpec) -> str:
@@ -326,23 +310,3 @@ def _optimization(track: Track, method: Method) -> Optimization:
         betas=(settings.beta1, settings.beta2), weight_decay=settings.weight_decay, max_grad_norm=settings.max_grad_norm,
         schedule=settings.schedule, total_steps=steps,
     )  # fmt: skip
-
-
-def _solutions(
-    track: Track, teacher: ServedTeacher, codec: ChatCodec, ledger: Ledger
-) -> Callable[[Sequence[Prompt]], list[str | Failure]]:
-    """Where SOLUTION comes from; the data's own are charged as the teacher calls they stand for."""
-    if track.solutions == "teacher":
-        return teacher.solutions
-
-    def given(prompts: Sequence[Prompt]) -> list[str | Failure]:
-        texts: list[str | Failure] = []
-        for prompt in prompts:
-            assert prompt.solution is not None
-            ledger.charge("teacher_calls", 1)
-            ledger.charge("teacher_tokens_in", len(codec.prompt(prompt.messages)))
-            ledger.charge("teacher_tokens_out", len(codec.completion(prompt.messages, prompt.solution)))
-            texts.append(prompt.solution)
-        return texts
-
-    return given

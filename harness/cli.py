@@ -125,6 +125,21 @@ def report(
     runner.report(runs or [], suite, meter, out)
 
 
+@app.command("new-method", epilog="Example:  harness new-method my_idea")
+def new_method(
+    name: Annotated[str, typer.Argument(help="Lower-case words joined by underscores.")],
+    out: Annotated[Path | None, typer.Option("--out", help="A source checkout; default: the one that is installed.")] = None,
+    debug: DebugOption = False,
+) -> None:
+    """Write a small method that runs, to make another one of: its file, prompt, test, page and row in the index."""
+    from harness import skeleton
+
+    root = out or Path(__file__).parents[1]
+    written = [str(root / path) for path in skeleton.new_method(name, root)]
+    typer.echo("\n  ".join(["wrote", *written]))
+    typer.echo("\n  ".join(["next", *skeleton.next_steps(name, root)]))
+
+
 @app.command("serve-oracle")
 def serve_oracle(
     port: Annotated[int, typer.Option("--port", help="0 takes a free port.")] = 8600,

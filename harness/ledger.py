@@ -111,9 +111,10 @@ class Ledger:
         finally:
             self._off = before
 
-    def exhausted(self) -> str | None:
-        """The meter whose ceiling is reached, if any."""
-        return next((meter for meter, ceiling in self.budget.ceilings.items() if self.training[meter] >= ceiling), None)
+    def exhausted(self, drawing: bool = True) -> str | None:
+        """The meter whose ceiling is reached, if any; a round that draws no prompts may go on without any left."""
+        ceilings = self.budget.ceilings.items()
+        return next((m for m, most in ceilings if self.training[m] >= most and (drawing or m not in COUNTED)), None)
 
     def used(self) -> float:
         """The share of the axis that is used, in [0, 1] or a little above."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 from typing import Any, Protocol
 
 from harness.assemble import Assembled
 from harness.errors import Interrupted, RunFault
 from harness.evaluate import evaluate, evaluate_teacher, scored
+from harness.method import Method
 from harness.records import rollout_records, signal_means
 from harness.store import RunStore
 from harness.types import Collected, Prompt
@@ -56,9 +56,6 @@ def train(run: Assembled, store: RunStore, watcher: Watcher) -> None:
         )  # fmt: skip
         store.save_state(buffer.getvalue())
 
-    def save_model(folder: Path) -> None:
-        trainer.save(folder, run.tokenizer)
-
     passed = {row["mark"] for row in store.lines("marks")}
 
     def pass_marks() -> None:
@@ -68,7 +65,7 @@ def train(run: Assembled, store: RunStore, watcher: Watcher) -> None:
             if reached and str(mark) not in passed:
                 passed.add(str(mark))
                 watcher.state("evaluate")
-                store.write_folder(store.checkpoint(str(mark)), save_model)
+                store.write_folder(store.checkpoint(str(mark)), run.save_model)
                 scores = {name: evaluate(run, store, name, str(mark)) for name in run.suites}
                 row = {"mark": str(mark), "rounds": rounds, "meters": dict(ledger.training), "lost": failed, "asked": asked}
                 store.append("marks", row)
@@ -76,25 +73,30 @@ def train(run: Assembled, store: RunStore, watcher: Watcher) -> None:
                 watcher.mark(row, scores)
 
     pass_marks()
-    while not ledger.exhausted():
+    while not ledger.exhausted(drawing=not again):
         if watcher.stopping():
             save()
             raise Interrupted(f"stopped at round {rounds} (saved)")
         watcher.state("collect")
+        run.spans.take()  # what evaluation took is no part of the round
+        now = _at_work(run)
+        if now is method and ledger.training["prompts"] == method.config.warm_prompts and not again:
+            trainer.freeze_reference()
         prompts = again or _draw(run, method.config.prompts_per_round)
-        collected = method.collect(prompts, run.tools)
+        collected = now.collect(prompts, run.tools)
         again = list(collected.again)
-        failed, asked = failed + len(collected.lost), asked + len(collected.lost) + len(collected.examples)
+        failed += len(collected.lost)
+        asked += len(collected.lost) + len(collected.examples) + len(collected.silent)
         if rounds == 0:
             _check_drift(run, collected)
         watcher.state("train")
-        metrics = trainer.step(collected.examples, run.spec.seed)
+        metrics = trainer.step(collected.examples, run.spec.seed, now)
         run.charge_training(metrics)
         run.generator.sync()
         rounds += 1
         for record in rollout_records(collected, rounds):
             store.append("rollouts", record)
-        metrics |= {"lost": float(len(collected.lost)), **signal_means(collected)}
+        metrics |= {"lost": float(len(collected.lost)), "silent": float(len(collected.silent)), **signal_means(collected)}
         store.append("steps", {"round": rounds, "metrics": metrics})
         store.append("ledger", {"round": rounds, **ledger.state_dict()})
         store.append("clock", {"round": rounds, **run.clock()})
@@ -105,11 +107,12 @@ def train(run: Assembled, store: RunStore, watcher: Watcher) -> None:
                 f"{failed} of {asked} groups are missing ({failed / asked:.0%}); the track allows {run.track.missing_limit:.0%}",
                 fix="see the failures in rollouts.jsonl; repeat the command to go on once their cause is gone",
             )
-        pass_marks()
+        if not again:  # a mark waits for all turns of its prompts
+            pass_marks()
         if rounds % run.track.training.checkpoint_rounds == 0:
             save()
     pass_marks()
-    store.write_folder(store.folder / "model", save_model)
+    store.write_folder(store.folder / "model", run.save_model)
     store.finish()
 
 
@@ -126,8 +129,15 @@ def score_marks(run: Assembled, store: RunStore, watcher: Watcher) -> None:
         evaluate_teacher(run, store, name)
 
 
+def _at_work(run: Assembled) -> Method:
+    """The method, or its warm start while the prompts of that last."""
+    warm = run.method.warm_start
+    return warm if warm and run.ledger.training["prompts"] < run.method.config.warm_prompts else run.method
+
+
 def _draw(run: Assembled, count: int) -> list[Prompt]:
-    prompts = run.stream.take(run.ledger.admit(count))
+    drawn, warm = int(run.ledger.training["prompts"]), run.method.config.warm_prompts
+    prompts = run.stream.take(run.ledger.admit(min(count, warm - drawn) if drawn < warm else count))
     run.ledger.charge("prompts", len(prompts))
     return prompts
 
@@ -135,12 +145,6 @@ def _draw(run: Assembled, count: int) -> list[Prompt]:
 def _check_drift(run: Assembled, collected: Collected) -> None:
     """Compares the sampler's and the trainer's log-probs of a few rollouts: a mismatch would bias every ratio."""
     rollouts = [r for example in collected.examples for r in example.rollouts if r.logprobs][:16]
-    if not rollouts:
-        return
-    gaps = [
-        abs(a - b) for r, scored in zip(rollouts, run.trainer.score(rollouts), strict=True)
-        for a, b in zip(r.logprobs or [], scored, strict=True)
-    ]  # fmt: skip
-    gap, limit = sum(gaps) / len(gaps), run.track.training.drift_nats
+    gap, limit = run.trainer.drift(rollouts), run.track.training.drift_nats
     if gap > limit:
         raise RunFault(f"sampler and trainer disagree by {gap:.4f} nats a token; the track allows {limit}")

@@ -8,14 +8,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from harness import objectives as ob
 from harness.prompts import Template
-from harness.types import Batch, Collected, Failure, Loss, Message, Models, Need, Prompt, Rollout
+from harness.types import Batch, Collected, Example, Failure, Loss, Message, Models, Need, Prompt, Rollout, Term
 
-__all__ = ["Ask", "Field", "Method", "MethodConfig", "Need", "Template", "Tools"]
+__all__ = [
+    "Ask", "Chooser", "Contrast", "Field", "Imitation", "Method", "MethodConfig", "Need", "SignalConfig", "Template", "Tools", "lost",
+    "shifted",
+]  # fmt: skip
+
+Thing = TypeVar("Thing")
+Reader = Literal["critic", "student", "teacher"]
 
 
 class MethodConfig(BaseModel):
@@ -28,6 +35,13 @@ class MethodConfig(BaseModel):
     passes: int = Field(1, gt=0, description="times the collected batch is gone through")
     temperature: float = Field(1.0, gt=0, description="temperature at which the policy is sampled and scored")
     learning_rate: float | None = Field(None, gt=0, description="peak learning rate; none is the track's")
+    warm_prompts: int = Field(0, ge=0, description="prompts of the budget that a supervised warm start takes first")
+
+
+class SignalConfig(MethodConfig):
+    """Settings of a method that learns from a signal about its examples, and so has a control without it."""
+
+    signal: Literal["own", "shuffled"] = Field("own", description="control: `shuffled` is the signal of something else")
 
 
 @dataclass(frozen=True)
@@ -49,8 +63,19 @@ class Student(Protocol):
     def written(self, prompt: Prompt, text: str) -> Rollout:
         """Somebody else's text as a completion of the prompt, tokenized once through the chat template."""
 
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """The ids of a conversation up to where the student begins to write: what a view puts before a completion."""
 
-class Teacher(Protocol):
+
+class Chooser(Protocol):
+    def choose(self, questions: Sequence[Sequence[Message]], letters: Sequence[str]) -> list[list[float] | Failure]:
+        """The log-prob of each letter as the first token of the reply to each question, at temperature 1, [Q][K].
+
+        Read off a plain forward over the whole vocabulary, not renormalised over the letters.
+        """
+
+
+class Teacher(Chooser, Protocol):
     def texts(self, prompts: Sequence[Prompt], count: int, temperature: float) -> list[list[str] | Failure]:
         """`count` answers to each prompt, [B][count]."""
 
@@ -70,9 +95,15 @@ class Tools:
     student: Student
     teacher: Teacher | None
     critic: Critic | None
+    reference: Chooser | None
+    """The frozen student as a judge of its own."""
     solutions: Callable[[Sequence[Prompt]], list[str | Failure]] | None
-    template: Callable[[str], Template]
-    """A prompt template of this method in the dialect of the model that will read it."""
+    outcomes: Callable[[Sequence[Sequence[Rollout]]], list[list[float] | Failure]] | None
+    """1 for each answer of a group that succeeds, else 0, [B][G]."""
+    preferences: Callable[[Sequence[Sequence[Rollout]]], list[list[int] | Failure]] | None
+    """The place of each answer of a group in the critic's order, 0 the best, [B][G]."""
+    template: Callable[..., Template]
+    """`template(name, reader="critic")`: a prompt template of this method in the dialect of the model that reads it."""
     seed: int
 
     def the_teacher(self) -> Teacher:
@@ -83,6 +114,22 @@ class Tools:
         assert self.critic is not None, "declare a critic in needs"
         return self.critic
 
+    def the_reference(self) -> Chooser:
+        assert self.reference is not None, "declare the reference in needs"
+        return self.reference
+
+    def the_solutions(self, prompts: Sequence[Prompt]) -> list[str | Failure]:
+        assert self.solutions is not None, "declare solutions in needs"
+        return self.solutions(prompts)
+
+    def the_outcomes(self, groups: Sequence[Sequence[Rollout]]) -> list[list[float] | Failure]:
+        assert self.outcomes is not None, "declare outcomes in needs"
+        return self.outcomes(groups)
+
+    def the_preferences(self, groups: Sequence[Sequence[Rollout]]) -> list[list[int] | Failure]:
+        assert self.preferences is not None, "declare preferences in needs"
+        return self.preferences(groups)
+
 
 class Method(ABC):
     """Base of all methods: subclass it in `methods/NAME.py`."""
@@ -91,7 +138,7 @@ class Method(ABC):
     paper: ClassVar[str] = ""
     summary: ClassVar[str] = ""
     access: ClassVar[str] = "text"
-    """What it may see: text, scores, logits, outcomes or solutions; boards are grouped by it."""
+    """What it may see: nothing, text, scores, logits, outcomes or solutions; boards are grouped by it."""
     ratio: ClassVar[bool] = False
     """Whether the loss compares with the log-probs before the first update (`batch.old_logp_NT`)."""
 
@@ -101,6 +148,11 @@ class Method(ABC):
     @property
     def needs(self) -> frozenset[Need]:
         return frozenset()
+
+    @property
+    def warm_start(self) -> Method | None:
+        """What trains on the first `warm_prompts` prompts of the budget: by default imitation of solutions."""
+        return Imitation(self.config) if self.config.warm_prompts else None
 
     @abstractmethod
     def collect(self, prompts: Sequence[Prompt], tools: Tools) -> Collected:
@@ -124,3 +176,59 @@ class Method(ABC):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 (most methods remember nothing)
         """Takes up what `state_dict` gave."""
+
+
+class Imitation(Method):
+    """Cross entropy on a solution of each prompt: `sft`, and the warm start of any other method."""
+
+    paper = "supervised fine-tuning"
+    summary = "cross entropy on the data's solutions (by default the teacher's greedy answers)"
+    access = "solutions"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({Need.SOLUTION})
+
+    def collect(self, prompts: Sequence[Prompt], tools: Tools) -> Collected:
+        examples, missing = [], []
+        for prompt, text in zip(prompts, tools.the_solutions(prompts), strict=True):
+            if isinstance(text, Failure):
+                missing.append(lost([tools.student.written(prompt, "")], text))
+            else:
+                examples.append(Example((tools.student.written(prompt, text),)))
+        return Collected(examples, tuple(missing))
+
+    def loss(self, models: Models, batch: Batch) -> Loss:
+        return {"loss": Term(-(models.logprobs(batch) * batch.mask_NT).sum())}
+
+
+class Contrast(Method):
+    """The better of two answers against the worse, by how far the policy has moved from a frozen reference (DPO).
+
+    Examples hold pairs, the better answer first, with `preferred_N` 1, or 0 where there is no preference: such a pair
+    counts in the mean with loss 0 and is not read. The config has `form` (sigmoid, hinge, ipo) and `beta`.
+    """
+
+    def weights(self, batch: Batch) -> dict[str, float]:
+        return {"preference": len(batch.group_N) / 2}
+
+    def loss(self, models: Models, batch: Batch) -> Loss:
+        keep_N = batch.signal["preferred_N"] > 0
+        logps = models.per_token(
+            lambda logq_CV, logr_CV, tokens_C: (ob.gather_logprobs(logq_CV, tokens_C), ob.gather_logprobs(logr_CV, tokens_C)),
+            batch, [("reference", "")], keep_N,
+        )  # fmt: skip
+        scores = [ob.sequence_logprobs(logp_NT, batch.mask_NT, mean=False) for logp_NT in logps]
+        policy_B, reference_B = (score_N[::2] - score_N[1::2] for score_N in scores)
+        loss_B = ob.dpo(policy_B, reference_B, self.config.beta, self.config.form)
+        return {"preference": Term((loss_B * keep_N[::2]).sum())}
+
+
+def lost(group: Sequence[Rollout], failure: Failure) -> Example:
+    """A group that leaves the batch because somebody who was asked failed, with the reason."""
+    return Example(tuple(group), note={"failure": f"{failure.status}: {failure.detail}"})
+
+
+def shifted(values: Sequence[Thing]) -> list[Thing]:
+    """Each value in its neighbour's place: how a control mixes up the signals of a round (of two or more)."""
+    return [*values[1:], *values[:1]]

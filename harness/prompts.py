@@ -42,6 +42,10 @@ class Template:
         return tuple({"role": role, "content": part.render(**slots)} for role, part in self._parts)
 
 
+SHARED = Path(__file__).parent / "data" / "prompts"
+"""What the harness itself asks a model, whatever the method: `SHARED/<subject>/<dialect>/<name>.jinja`."""
+
+
 @cache
 def load(folder: Path, dialect: str, name: str) -> Template:
     """The template `name` of a method's prompts folder in a dialect.

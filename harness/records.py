@@ -19,12 +19,13 @@ def signal_means(collected: Collected) -> dict[str, float]:
 
 
 def rollout_records(collected: Collected, round_number: int) -> Iterator[dict[str, Any]]:
-    """A row for every group that was collected, lost ones included: rollouts, signals, the method's notes."""
-    for lost, examples in ((False, collected.examples), (True, collected.lost)):
+    """A row for every group that was collected, lost and silent ones included: rollouts, signals, the method's notes."""
+    fates = {"trained": collected.examples, "silent": collected.silent, "lost": collected.lost}
+    for fate, examples in fates.items():
         for example in examples:
             prompt = example.rollouts[0].prompt
             yield {
-                "round": round_number, "prompt_id": prompt.id, "visit": prompt.visit, "lost": lost,
+                "round": round_number, "prompt_id": prompt.id, "visit": prompt.visit, "turn": prompt.turn, "fate": fate,
                 "messages": [dict(message) for message in prompt.messages],
                 "rollouts": [_rollout(rollout) for rollout in example.rollouts],
                 "signal": {name: values for name, values in example.signal.items() if name.endswith("_N")},

@@ -50,12 +50,13 @@ def _load(kind: Kind, name: str, base: type) -> type:
     except ModuleNotFoundError as error:
         raise SpecError(f"the {kind[:-1]} {name!r} cannot be imported: {error}", where=target) from error
     entries = [
-        value for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, base) and value is not base and value.__module__ == module.__name__
+        value for key, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, base) and value is not base
+        and value.__module__ == module.__name__ and key[0] != "_"
     ]  # fmt: skip
     if len(entries) != 1:
         raise SpecError(
-            f"{target} defines {len(entries)} subclasses of {base.__name__}; exactly one makes an entry", where=target
+            f"{target} defines {len(entries)} public subclasses of {base.__name__}; exactly one makes an entry", where=target
         )
     return entries[0]
 

@@ -59,14 +59,17 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 @cache
-def source_digest() -> str:
-    """Names the source that can influence a result: everything but the command line and the reports."""
+def source_digest(method: str) -> str:
+    """Names the source that can influence a run's result: not the command line, the reports or other methods."""
     total = hashlib.sha256()
     for package in ("harness", "methods", "suites"):
         root = Path(str(resources.files(package)))
         for path in sorted(root.rglob("*")):
             told = path.relative_to(root).as_posix()
-            apart = package == "harness" and (told.startswith("report/") or told in ("cli.py", "display.py"))
+            if package == "methods":
+                apart = path.stem != method and f"prompts/{method}/" not in told
+            else:
+                apart = told.startswith(("report/", "data/skeleton/")) or told in ("cli.py", "display.py", "skeleton.py")
             if path.suffix in (".py", ".jinja", ".yaml") and not apart:
                 total.update(f"{package}/{told}\0".encode() + path.read_bytes())
     return total.hexdigest()
@@ -111,9 +114,9 @@ class RunStore:
         if written.read_text(encoding="utf-8") != canonical(spec.model_dump(mode="json")):
             raise StoreError(f"{folder} belongs to another spec", where=str(folder), fix=again)
         began = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-        if began["source"] != source_digest():
+        if began["source"] != source_digest(spec.method):
             raise StoreError(
-                f"{folder} was made by other source ({began['source'][:8]}, this is {source_digest()[:8]})",
+                f"{folder} was made by other source ({began['source'][:8]}, this is {source_digest(spec.method)[:8]})",
                 where=str(folder),
                 fix=again,
             )
@@ -125,7 +128,8 @@ class RunStore:
         spec = self.spec.model_dump(mode="json")
         shown = {"identity": self.spec.identity, "origins": origins.config, **spec}
         write_atomically(self.folder / "spec.yaml", yaml.safe_dump(shown, sort_keys=False, allow_unicode=True))
-        write_atomically(self.folder / "environment.json", json_text({**describe(), "source": source_digest(), "started": now()}))
+        began = {**describe(), "source": source_digest(self.spec.method), "started": now()}
+        write_atomically(self.folder / "environment.json", json_text(began))
         write_atomically(self.folder / "spec.json", canonical(spec))
 
     @property
@@ -189,11 +193,9 @@ class RunStore:
             for path in sorted(self.folder.rglob("*"))
             if path.is_file() and not path.name.startswith(".") and "suites" not in path.relative_to(self.folder).parts
         }
-        write_atomically(
-            self.folder / "manifest.json",
-            json_text({"schema": f"harness.manifest/{SCHEMA}", "identity": self.spec.identity, "source": source_digest(),
-                       "finished": now(), "files": files}),
-        )  # fmt: skip
+        source = source_digest(self.spec.method)
+        manifest = {"identity": self.spec.identity, "source": source, "finished": now(), "files": files}
+        write_atomically(self.folder / "manifest.json", json_text({"schema": f"harness.manifest/{SCHEMA}", **manifest}))
 
 
 def _begins(short: str, typed: str) -> bool:

@@ -25,7 +25,8 @@ class Stream:
 
 
 def read_prompts(source: str) -> list[Prompt]:
-    """Prompts from a JSONL file: `prompt` (text) or `messages` (chat) on each line, optionally `id` and `solution`.
+    """Prompts from a JSONL file: `prompt` (text) or `messages` (chat) on each line, optionally `id`, `solution` (a text
+    to learn from) and `reference` (the final answer that a program checks for).
 
     Raises:
         SpecError: the file is missing, or a line does not fit (with its number).
@@ -57,7 +58,8 @@ def _prompt(line: str, where: str, number: int, source: str) -> Prompt:
     )  # fmt: skip
     if not fits or messages[-1]["role"] != "user":
         raise SpecError(f"{where} needs `prompt` (text) or `messages` that end with the user's", where=where)
-    solution = row.get("solution")
-    if solution is not None and not isinstance(solution, str):
-        raise SpecError(f"{where}: `solution` must be text", where=where)
-    return Prompt(str(row.get("id", f"{source}-{number:05d}")), tuple(messages), solution, source)
+    for key in ("solution", "reference"):
+        if not isinstance(row.get(key), str | None):
+            raise SpecError(f"{where}: `{key}` must be text", where=where)
+    name = str(row.get("id", f"{source}-{number:05d}"))
+    return Prompt(name, tuple(messages), row.get("solution"), row.get("reference"), source)

@@ -25,6 +25,7 @@ class LocalModel(Part):
 
     path: str
     dtype: Literal["float32", "bfloat16"] = "float32"
+    dialect: str = Field("en", description="prompt templates that it reads, where a method asks it something")
 
 
 class Served(Part):
@@ -34,6 +35,7 @@ class Served(Part):
     model: str
     key: str = Field("OPENAI_API_KEY", description="environment variable that holds the API key")
     revision: str = Field("", description="pins the cache; set by the harness for the embedded server")
+    dialect: str = Field("en", description="prompt templates that it reads")
     parameters: float = Field(0.0, ge=0, description="nominal parameter count, for FLOPs")
     usd_in: float = Field(0.0, ge=0, description="dollars for a million prompt tokens")
     usd_out: float = Field(0.0, ge=0, description="dollars for a million output tokens")
@@ -99,8 +101,8 @@ class Track(Part):
     teacher: TeacherModel
     critic: Served
     judge: Served
-    dialect: str = Field("en", description="prompt templates of the models that methods ask")
     solutions: Literal["teacher", "data"] = Field("teacher", description="where SOLUTION comes from")
+    success: float = Field(0.7, gt=0, le=1, description="critic's score from which an answer that no program can check succeeds")
     prompts: Prompts
     suites: dict[str, dict[str, Any]]
     optimizer: Optimizer

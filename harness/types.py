@@ -25,9 +25,12 @@ class Need(Enum):
     TEACHER_TEXT = "texts written by the teacher"
     TEACHER_SCORES = "the teacher's log-probabilities of given tokens"
     TEACHER_LOGITS = "the teacher's weights (its whole next-token distribution)"
+    TEACHER_CHOICE = "the teacher's log-probabilities of the letters of a multiple choice"
     CRITIC = "a training critic"
-    REFERENCE = "the frozen initial student"
+    REFERENCE = "the frozen student (as it was before training, or after its warm start)"
     SOLUTION = "a solution for each prompt"
+    OUTCOME = "whether an answer succeeds: a program's check, or the critic's score over a threshold"
+    PREFERENCES = "answers to a prompt put in order by the critic"
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,13 @@ class Prompt:
     id: str
     messages: tuple[Message, ...]
     solution: str | None = None
+    reference: str | None = None
+    """The answer that a program can check for, where there is one."""
     source: str = ""
     visit: int = 0
     """How often the run has drawn this prompt before; keeps the randomness of a second visit apart."""
+    turn: int = 0
+    """How often the method has asked to see it again on this visit."""
 
     @property
     def question(self) -> str:
@@ -96,8 +103,10 @@ class Collected:
     examples: list[Example]
     lost: tuple[Example, ...] = ()
     """Groups lost to a critic's or teacher's fault: they leave the batch and its denominators, but are kept on file."""
+    silent: tuple[Example, ...] = ()
+    """Groups that teach nothing and weigh nothing (no contrast, no agreement): kept on file, not trained on."""
     again: tuple[Prompt, ...] = ()
-    """Prompts to see again, at no cost in prompts."""
+    """Prompts to see again in the next round, at no cost in prompts; give each its next `turn`."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +132,31 @@ class Batch:
     views: dict[str, list[list[int]]]
 
 
+    def first(self, steps: int) -> Batch:
+        """The same batch up to its `steps`-th completion token."""
+        if steps >= self.mask_NT.shape[1]:
+            return self
+
+        def cut(value_NT: Tensor | None) -> Tensor | None:
+            return None if value_NT is None else value_NT[:, :steps]
+
+        signal = {name: value[:, :steps] if name.endswith("_NT") else value for name, value in self.signal.items()}
+        return Batch(
+            self.tokens_NT[:, :steps], self.mask_NT[:, :steps], self.group_N, cut(self.behaviour_logp_NT), cut(self.old_logp_NT),
+            signal, self.views,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mix:
+    """A distribution proportional to a product of powers of frozen ones: log p = sum_j coef_j log p_j, normalised.
+
+    Each part is (model, view, coef_N); rows whose coefficient is 0 are not read by that part's model.
+    """
+
+    parts: Sequence[tuple[str, str, Tensor]]
+
+
 @dataclass(frozen=True)
 class Term:
     """A part of a loss before it is divided: a sum over the micro-batch and its coefficient."""
@@ -135,17 +169,22 @@ Loss = dict[str, Term]
 
 
 class Models(Protocol):
-    """What a loss may ask of the models: the policy with gradient, the others frozen."""
+    """What a loss may ask of the models: the policy with gradient, the others frozen.
 
-    def logprobs(self, batch: Batch, view: str = "") -> Tensor:
+    With `keep_N` only the rows where it is true are read; the results of the others are 0. (One row is always read, so that
+    every process of a run passes through the weights equally often.)
+    """
+
+    def logprobs(self, batch: Batch, view: str = "", keep_N: Tensor | None = None) -> Tensor:
         """Policy log-probs of the completion tokens, [N, T], 0 where masked."""
 
     def per_token(
-        self, fn: Callable[..., tuple[Tensor, ...]], batch: Batch, frozen: Sequence[tuple[str, str]] = ()
-    ) -> tuple[Tensor, ...]:
+        self, fn: Callable[..., tuple[Tensor, ...]], batch: Batch, frozen: Sequence[tuple[str, str] | Mix] = (),
+        keep_N: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
         """`fn(policy_CV, *frozen_CV, tokens_C)` over chunks of positions, on log-softmax values; each result [N, T].
 
-        `frozen` names (model, view) pairs whose log-probs are computed without gradient.
+        `frozen` names (model, view) pairs or mixes of them, whose log-probs are computed without gradient.
         """
 
 

@@ -1,45 +1,41 @@
 """ROPD: rubric-based on-policy distillation from a teacher that only writes text (arXiv 2605.07396).
 
-rollouts    y_1..y_n ~ student(. | x)
-references  z_1..z_m ~ teacher(. | x)
-rubric      4..12 criteria with points w_k in 1..5, written by a critic that sees x, the z and the y
-verdicts    v_ik in {0, 1}, ticked blindly on the shuffled pool of all z and y
+answers     rollouts y_1..y_n ~ student(. | x), references z_1..z_m ~ teacher(. | x)
+rubric      4..12 criteria with points w_k in 1..5, by a critic that sees x, the z and the y (ablation: one y for each rubric)
+verdicts    v_ik in {0, 1}, ticked blindly on the shuffled pool of all z and of the y that the rubric is for
 reward      r_i = sum_k w_k v_ik / sum_k w_k, recomputed from the ticks, whatever total the critic claims
-advantage   A_i = r_i - mean of the group (optionally over its deviation)
-loss        clipped policy gradient with dual clip, mean over all tokens of the batch, no KL term
+loss        clipped policy gradient (dual clip, no KL term) with r_i - mean of the group; mean over all tokens of the batch
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
+from pydantic import ConfigDict, StringConstraints, model_validator
 
 from harness import objectives as ob
-from harness.method import Ask, Field, Method, MethodConfig, Need, Tools
+from harness.method import Ask, Field, Method, Need, SignalConfig, Tools, lost, shifted
+from harness.replies import Strict, after_thinking, blind_order, read_json
 from harness.types import Batch, Collected, Example, Failure, Loss, Models, Prompt, Rollout, Term
 
 
-class Config(MethodConfig):
-    """Defaults are the released configuration's: B 32, n 8, m 4, four updates a batch, centred advantages."""
+class Config(SignalConfig):
+    """Defaults are the released configuration's. The control `signal: shuffled` grades with another prompt's rubric."""
 
     updates_per_batch: int = Field(4, gt=0, description="optimizer steps that a collected batch is split into")
     group_size: int = Field(8, gt=1, description="student rollouts of a prompt (n)")
     references: int = Field(4, gt=0, description="teacher answers of a prompt (m)")
     teacher_temperature: float = Field(1.0, gt=0, description="temperature of the references")
-    rubric: Literal["own", "shuffled"] = Field("own", description="control: `shuffled` grades with another prompt's rubric")
+    rubric_for: Literal["group", "answer"] = Field("group", description="one rubric for a group, or one for each rollout")
+    verifier: Literal["blind", "named"] = Field("blind", description="whether the verifier is told who wrote an answer")
     answers_per_call: int | None = Field(None, gt=0, description="answers in one verification; none is all of them")
     standardise: bool = Field(False, description="divide advantages by the group's deviation, as the paper writes them")
     clip_low: float = Field(0.2, gt=0)
     clip_high: float = Field(0.2, gt=0)
     dual_clip: float = Field(3.0, gt=1)
     sampler_cap: float = Field(2.0, gt=0, description="cap of the trainer-to-sampler ratio")
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Criterion(Strict):
@@ -74,34 +70,12 @@ class Verdicts(Strict):
     answers: list[Verdict]
 
 
-def after_thinking(text: str) -> str:
-    """What follows a finished thought; the whole text where there is none."""
-    return text.rpartition("</think>")[2].strip() or text
-
-
-def _json(text: str) -> str:
-    """The reply's object without a surrounding code fence. Nothing else is repaired."""
-    return after_thinking(text).strip().removeprefix("```json").removeprefix("```").removesuffix("```").strip()
-
-
-def read_rubric(text: str) -> Rubric:
-    """Raises ValueError when the reply breaks the schema, the number of criteria or the range of points."""
-    return Rubric.model_validate_json(_json(text))
-
-
-def read_verdicts(text: str, answers: int, criteria: int) -> Verdicts:
+def read_verdicts(text: str, places: Sequence[int], criteria: int) -> dict[int, Verdict]:
     """Raises ValueError when the reply breaks the schema, the order of answers or the length of a judgement."""
-    verdicts = Verdicts.model_validate_json(_json(text))
-    if [verdict.answer_index for verdict in verdicts.answers] != list(range(1, answers + 1)):
-        raise ValueError(f"expected answers 1..{answers} in order")
-    if any(len(verdict.judgement) != criteria for verdict in verdicts.answers):
-        raise ValueError(f"expected {criteria} judgements of each answer")
-    return verdicts
-
-
-def weighted_rate(points: Sequence[int], met: Sequence[bool]) -> float:
-    """sum_k w_k v_k / sum_k w_k."""
-    return sum(w for w, v in zip(points, met, strict=True) if v) / sum(points)
+    verdicts = read_json(text, Verdicts).answers
+    if [(each.answer_index, len(each.judgement)) for each in verdicts] != [(i + 1, criteria) for i in range(len(places))]:
+        raise ValueError(f"expected answers 1..{len(places)} in order, with {criteria} judgements each")
+    return dict(zip(places, verdicts, strict=True))
 
 
 class ROPD(Method):
@@ -110,91 +84,67 @@ class ROPD(Method):
     summary = "a critic's weighted checklist, written from teacher answers, as the reward of a policy gradient"
     access = "text"
     ratio = True
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        return frozenset({Need.TEACHER_TEXT, Need.CRITIC})
+    needs = frozenset({Need.TEACHER_TEXT, Need.CRITIC})
 
     def collect(self, prompts: Sequence[Prompt], tools: Tools) -> Collected:
         config = self.config
         replies = tools.the_teacher().texts(prompts, config.references, config.teacher_temperature)
-        groups = tools.student.rollouts(prompts, config.group_size, config.temperature)
-        lost = [_lost(g, r) for g, r in zip(groups, replies, strict=True) if isinstance(r, Failure)]
-        known = [(g, list(dict.fromkeys(r))) for g, r in zip(groups, replies, strict=True) if not isinstance(r, Failure)]
-        rubrics = tools.the_critic().ask([self._rubric_ask(group, references, tools) for group, references in known])
-        if config.rubric == "shuffled":
-            rubrics = rubrics[1:] + rubrics[:1]
-        lost += [_lost(g, r) for (g, _), r in zip(known, rubrics, strict=True) if isinstance(r, Failure)]
-        graded = [(g, refs, r) for (g, refs), r in zip(known, rubrics, strict=True) if not isinstance(r, Failure)]
-        examples, unverified = self._verify(graded, tools)
-        return Collected(examples, (*lost, *unverified))
+        told, untold = _sifted([(g,) for g in tools.student.rollouts(prompts, config.group_size, config.temperature)], replies)
+        known = [(g, [*dict.fromkeys(zs)], [g] if config.rubric_for == "group" else [[y] for y in g]) for g, zs in told]
+        rubrics = _asked([[self._rubric_ask(unit, zs, tools) for unit in units] for _, zs, units in known], tools)
+        graded, ungraded = _sifted(known, shifted(rubrics) if config.signal == "shuffled" else rubrics)
+        ticked, unticked = _sifted(graded, _asked([self._verdict_asks(tools, *each) for each in graded], tools))
+        return Collected([self._example(*each) for each in ticked], (*untold, *ungraded, *unticked))
 
-    def _rubric_ask(self, group: list[Rollout], references: list[str], tools: Tools) -> Ask:
-        slots = {"question": group[0].prompt.question, "references": [after_thinking(r) for r in references],
-                 "students": [after_thinking(rollout.text) for rollout in group]}  # fmt: skip
-        return Ask(tools.template("rubricator")(**slots), read_rubric, schema=Rubric.model_json_schema())
+    def _rubric_ask(self, unit: list[Rollout], zs: list[str], tools: Tools) -> Ask:
+        slots = {"references": [after_thinking(text) for text in zs], "students": [after_thinking(y.text) for y in unit]}
+        messages = tools.template("rubricator")(question=unit[0].prompt.question, **slots)
+        return Ask(messages, partial(read_json, form=Rubric), schema=Rubric.model_json_schema())
 
-    def _verify(self, graded: list[tuple[list[Rollout], list[str], Rubric]], tools: Tools) -> tuple[list[Example], list[Example]]:
-        asks, pools = [], []
-        for group, references, rubric in graded:
-            texts = [after_thinking(text) for text in (*references, *(rollout.text for rollout in group))]
-            order = sorted(
-                range(len(texts)), key=lambda i: hashlib.sha256(f"{group[0].prompt.id} {i} {texts[i]}".encode()).digest()
-            )
-            size = self.config.answers_per_call or len(texts)
-            cuts = [order[i : i + size] for i in range(0, len(order), size)]
-            pools.append(cuts)
-            for cut in cuts:
-                slots = {"question": group[0].prompt.question, "rubric": [c.model_dump() for c in rubric.rubrics],
-                         "answers": [texts[i] for i in cut]}  # fmt: skip
-                asks.append(Ask(tools.template("verifier")(**slots), _reader(len(cut), len(rubric.rubrics)),
-                                schema=Verdicts.model_json_schema()))  # fmt: skip
-        replies = iter(tools.the_critic().ask(asks))
-        examples, lost = [], []
-        for (group, references, rubric), cuts in zip(graded, pools, strict=True):
-            parts = [next(replies) for _ in cuts]
-            failure = next((part for part in parts if isinstance(part, Failure)), None)
-            if failure:
-                lost.append(_lost(group, failure))
-            else:
-                examples.append(_example(group, references, rubric, cuts, parts))
-        return examples, lost
+    def _verdict_asks(self, tools: Tools, group: Any, zs: list[str], units: list[Any], rubrics: list[Rubric]) -> list[Ask]:
+        asks, named = [], self.config.verifier == "named"
+        for unit, rubric in zip(units, rubrics, strict=True):
+            texts = [after_thinking(text) for text in (*zs, *(rollout.text for rollout in unit))]
+            order, size = blind_order(group[0].prompt.id, texts), self.config.answers_per_call or len(texts)
+            for cut in (order[at : at + size] for at in range(0, len(order), size)):
+                writers = ["teacher" if i < len(zs) else "student" for i in cut if named]
+                slots = {"question": group[0].prompt.question, "answers": [texts[i] for i in cut], "writers": writers}
+                messages = tools.template("verifier")(rubric=rubric.model_dump()["rubrics"], **slots)
+                read = partial(read_verdicts, places=cut, criteria=len(rubric.rubrics))
+                asks.append(Ask(messages, read, schema=Verdicts.model_json_schema()))
+        return asks
 
-    def weights(self, batch: Batch) -> dict[str, float]:
-        return {"policy": float(batch.mask_NT.sum())}
+    def _example(self, group: Any, zs: list[str], units: list[Any], rubrics: list[Rubric], parts: list[Any]) -> Example:
+        rewards, notes, calls = [], [], len(parts) // len(units)
+        for u, rubric in enumerate(rubrics):
+            met = {place: verdict for part in parts[u * calls : (u + 1) * calls] for place, verdict in part.items()}
+            pool, rows = [met[i] for i in range(len(met))], rubric.model_dump()["rubrics"]
+            totals = [sum(row["points"] for row, v in zip(rows, verdict.judgement, strict=True) if v) for verdict in pool]
+            rates = [total / sum(row["points"] for row in rows) for total in totals]
+            ticks = [verdict.judgement for verdict in pool[len(zs) :]]
+            claimed = sum(abs(verdict.final_score - total) > 0.5 for verdict, total in zip(pool, totals, strict=True))
+            notes.append({"rubric": rows, "reference_scores": rates[: len(zs)], "verdicts": ticks, "claimed_otherwise": claimed})
+            rewards += rates[len(zs) :]
+        note = notes[0] if self.config.rubric_for == "group" else {"answers": notes}
+        return Example(tuple(group), {"reward_N": rewards}, note={"references": zs, **note})
 
     def loss(self, models: Models, batch: Batch) -> Loss:
-        config = self.config
-        advantage_N = ob.group_advantages(batch.signal["reward_N"], batch.group_N, standardise=config.standardise)
-        logp_NT = models.logprobs(batch)
-        loss_NT = ob.clipped_policy_gradient(
-            logp_NT, batch.old_logp_NT, advantage_N[:, None], low=config.clip_low, high=config.clip_high, dual=config.dual_clip
-        )
-        assert batch.behaviour_logp_NT is not None
-        old_NT = logp_NT if batch.old_logp_NT is None else batch.old_logp_NT
-        loss_NT = loss_NT * ob.sampler_correction(old_NT, batch.behaviour_logp_NT, config.sampler_cap)
-        return {"policy": Term((loss_NT * batch.mask_NT).sum())}
+        clip = {"low": self.config.clip_low, "high": self.config.clip_high, "dual": self.config.dual_clip}
+        advantage_N = ob.group_advantages(batch.signal["reward_N"], batch.group_N, standardise=self.config.standardise)
+        logp_NT, old_NT = models.logprobs(batch, keep_N=advantage_N != 0), batch.old_logp_NT
+        loss_NT = ob.clipped_policy_gradient(logp_NT, old_NT, advantage_N[:, None], **clip)
+        ratio_NT = ob.sampler_correction(logp_NT if old_NT is None else old_NT, batch.behaviour_logp_NT, self.config.sampler_cap)
+        return {"loss": Term((loss_NT * ratio_NT * batch.mask_NT).sum())}
 
 
-def _reader(answers: int, criteria: int) -> Any:
-    return lambda text: read_verdicts(text, answers, criteria)
+def _sifted(given: Sequence[Any], found: Sequence[Any]) -> tuple[list[Any], list[Example]]:
+    """What was known of each group with what was found, and apart from them the groups of which that failed."""
+    missing = [lost(each[0], value) for each, value in zip(given, found, strict=True) if isinstance(value, Failure)]
+    return [(*each, value) for each, value in zip(given, found, strict=True) if not isinstance(value, Failure)], missing
 
 
-def _lost(group: list[Rollout], failure: Failure) -> Example:
-    return Example(tuple(group), note={"failure": f"{failure.status}: {failure.detail}"})
-
-
-def _example(
-    group: list[Rollout], references: list[str], rubric: Rubric, cuts: list[list[int]], parts: list[Verdicts]
-) -> Example:
-    """Undoes the shuffle; the first answers of the pool are the references, the others the student's."""
-    points = [criterion.points for criterion in rubric.rubrics]
-    met = {i: verdict for cut, part in zip(cuts, parts, strict=True) for i, verdict in zip(cut, part.answers, strict=True)}
-    rates = [weighted_rate(points, met[i].judgement) for i in range(len(met))]
-    claimed = sum(abs(met[i].final_score - rate * sum(points)) > 0.5 for i, rate in enumerate(rates))
-    note = {
-        "references": references, "reference_scores": rates[: len(references)], "claimed_otherwise": claimed,
-        "rubric": [criterion.model_dump() for criterion in rubric.rubrics],
-        "verdicts": [met[i].judgement for i in range(len(references), len(met))],
-    }  # fmt: skip
-    return Example(tuple(group), {"reward_N": rates[len(references) :]}, note=note)
+def _asked(asks: list[list[Ask]], tools: Tools) -> list[Any]:
+    """For each group the replies to its questions, or the first of them that failed."""
+    replies = iter(tools.the_critic().ask([ask for each in asks for ask in each]))
+    found = [[next(replies) for _ in each] for each in asks]
+    return [next((reply for reply in each if isinstance(reply, Failure)), each) for each in found]

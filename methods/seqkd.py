@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.method import Field, Method, MethodConfig, Need, Tools
+from harness.method import Field, Method, Need, SignalConfig, Tools, lost, shifted
 from harness.types import Batch, Collected, Example, Failure, Loss, Models, Prompt, Term
 
 
-class Config(MethodConfig):
-    """The paper trains on the one answer that beam search finds; greedy decoding stands in for it."""
+class Config(SignalConfig):
+    """The paper trains on the one answer that beam search finds; greedy decoding stands in for it.
+
+    The control `signal: shuffled` trains on the teacher's answers to another prompt.
+    """
 
     texts: int = Field(1, gt=0, description="teacher answers of a prompt")
     teacher_temperature: float = Field(0.0, ge=0, description="temperature of the teacher's answers; 0 is greedy")
@@ -27,13 +30,14 @@ class SeqKD(Method):
 
     def collect(self, prompts: Sequence[Prompt], tools: Tools) -> Collected:
         replies = tools.the_teacher().texts(prompts, self.config.texts, self.config.teacher_temperature)
-        examples, lost = [], []
+        replies = shifted(replies) if self.config.signal == "shuffled" else replies
+        examples, missing = [], []
         for prompt, texts in zip(prompts, replies, strict=True):
             if isinstance(texts, Failure):
-                lost.append(Example((tools.student.written(prompt, ""),), note={"failure": texts.detail}))
+                missing.append(lost([tools.student.written(prompt, "")], texts))
             else:
                 examples.append(Example(tuple(tools.student.written(prompt, text) for text in texts)))
-        return Collected(examples, tuple(lost))
+        return Collected(examples, tuple(missing))
 
     def loss(self, models: Models, batch: Batch) -> Loss:
         return {"loss": Term(-(models.logprobs(batch) * batch.mask_NT).sum())}

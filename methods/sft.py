@@ -1,36 +1,32 @@
-"""SFT: cross entropy on one solution of each prompt."""
+"""SFT: cross entropy on one solution of each prompt.
+
+    y* from the data, or by default the teacher's greedy answer (which may be wrong)
+    L = -sum_t log q(y*_t)     averaged over all tokens of the batch
+
+It is what a warm start of any method does; here it is the whole method.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from harness.method import Method, MethodConfig, Need, Tools
-from harness.types import Batch, Collected, Example, Failure, Loss, Models, Prompt, Term
-
-
-class Config(MethodConfig):
-    """Nothing of its own."""
+from harness.method import Imitation, SignalConfig, Tools, shifted
+from harness.types import Collected, Failure, Prompt
 
 
-class SFT(Method):
+class Config(SignalConfig):
+    """Nothing of its own; `shuffled` trains on the solution of another prompt."""
+
+
+class SFT(Imitation):
     Config = Config
-    paper = "supervised fine-tuning"
-    summary = "cross entropy on the data's solutions (by default the teacher's greedy answers)"
-    access = "solutions"
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        return frozenset({Need.SOLUTION})
 
     def collect(self, prompts: Sequence[Prompt], tools: Tools) -> Collected:
-        assert tools.solutions is not None
-        examples, lost = [], []
-        for prompt, text in zip(prompts, tools.solutions(prompts), strict=True):
-            if isinstance(text, Failure):
-                lost.append(Example((tools.student.written(prompt, ""),), note={"failure": text.detail}))
-            else:
-                examples.append(Example((tools.student.written(prompt, text),)))
-        return Collected(examples, tuple(lost))
+        if self.config.signal == "own":
+            return super().collect(prompts, tools)
 
-    def loss(self, models: Models, batch: Batch) -> Loss:
-        return {"loss": Term(-(models.logprobs(batch) * batch.mask_NT).sum())}
+        def others(asked: Sequence[Prompt]) -> list[str | Failure]:
+            return shifted(tools.the_solutions(asked))
+
+        return super().collect(prompts, replace(tools, solutions=others))

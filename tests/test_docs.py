@@ -106,10 +106,18 @@ def test_no_heading_names_an_error_that_is_gone() -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_has_its_row_and_its_settings(name: str) -> None:
-    text = page("methods.md")
-    assert f"\n| [{name}](#{name}) | {registry.method(name).access} |" in text
-    assert rows(section(text, f"## {name}")) == settings(registry.method(name).Config)
+def test_every_method_has_its_row_and_a_page_with_its_settings(name: str) -> None:
+    """The page lists what the method adds to the shared settings, and those of them whose default it changes."""
+    cls, shared = registry.method(name), settings(MethodConfig)
+    assert f"\n| [{name}](methods/{name}.md) | {cls.access} |" in page("methods.md")
+    text = page(f"methods/{name}.md")
+    assert text.startswith(f"# {name}\n")
+    assert rows(text) == {key: value for key, value in settings(cls.Config).items() if shared.get(key) != value}
+
+
+def test_no_page_or_row_describes_a_method_that_is_gone() -> None:
+    assert {path.stem for path in (DOCS / "methods").glob("*.md")} == set(METHODS)
+    assert sorted(re.findall(r"^\| \[(\w+)\]\(methods/", page("methods.md"), flags=re.MULTILINE)) == METHODS
 
 
 def test_the_settings_that_all_methods_share() -> None:

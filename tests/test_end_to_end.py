@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -12,14 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from harness.assemble import assemble
+from harness.errors import Interrupted
 from harness.loop import score_marks, train
 from harness.pocket import world
 from harness.pocket.oracle import OracleProcess
 from harness.spec import resolve
 from harness.store import RunStore, read_lines
+from harness.train.models import load_causal_lm
 
 ITEMS = 24
 
@@ -198,3 +202,42 @@ def test_on_policy_distillation_beats_the_start(tmp_path: Path, monkeypatch: pyt
     assert change["value"] > 3 * change["stderr"] > 0
     gold = [scores[mark]["greedy"]["gold"]["value"] for mark in ("0", "1", "teacher")]
     assert gold[0] + 0.03 < gold[1] < gold[2]
+
+
+def test_a_warm_start_comes_out_of_the_budget_and_is_what_the_reference_is(
+    track: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SFT on the first 12 prompts, then DPO whose reference is the student as SFT left it; a resumed run keeps it."""
+    monkeypatch.setenv("HARNESS_CACHE_DIR", str(tmp_path / "cache"))
+    settings = ["prompts_per_round=8", "warm_prompts=12", "group_size=2", "learning_rate=1e-3"]
+    spec, origins = resolve("dpo", str(track), 0, settings)
+    store, _ = RunStore.open(spec, origins, tmp_path)
+
+    class Stops(Silent):
+        rounds = 0
+
+        def round(self, number: int, used: float, metrics: dict[str, float]) -> None:
+            self.rounds = number
+
+        def stopping(self) -> bool:
+            return self.rounds == 3
+
+    with assemble(spec, ["alpaca"], lambda word: None) as run, pytest.raises(Interrupted):
+        first = {name: value.clone() for name, value in run.trainer.policy.state_dict().items()}
+        train(run, store, Stops())
+    with assemble(spec, ["alpaca"], lambda word: None) as run:
+        train(run, store, Silent())
+        reference = run.trainer.models.frozen["reference"].model.state_dict()
+    steps = store.lines("steps")
+    terms = [sorted(name for name in row["metrics"] if name.startswith("loss/")) for row in steps]
+    assert [row["metrics"]["updates"] for row in steps] == [1.0] * 4
+    assert terms[:2] == [["loss/loss"]] * 2
+    assert all(term != ["loss/loss"] for term in terms[2:])
+    ledger = [row["training"] for row in store.lines("ledger")]
+    assert [row["prompts"] for row in ledger] == [8, 12, 20, 24]
+    assert [row["teacher_calls"] for row in ledger] == [8, 12, 12, 12]
+    assert [row["critic_calls"] for row in ledger][:2] == [0, 0]
+    warm = load_causal_lm(store.checkpoint("1/2")).state_dict()  # the mark at 12 prompts
+    assert all(torch.equal(reference[name], warm[name]) for name in warm)
+    assert not all(torch.equal(reference[name], first[name]) for name in first)
+    assert steps[2]["metrics"][terms[2][0]] == pytest.approx(math.log(2) * 7 / 8, rel=1e-4)  # one pair of eight is equal

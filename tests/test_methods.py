@@ -18,6 +18,7 @@ from torch import Tensor
 from harness import registry
 from harness.method import Ask, Method, Tools
 from harness.pocket.protocol import fenced
+from harness.replies import read_json
 from harness.train.trainer import Optimization
 from harness.types import Batch, Collected, Example, Failure, Prompt, Rollout
 
@@ -48,6 +49,10 @@ def ropd() -> Any:
     import importlib
 
     return importlib.import_module(registry.modules("methods")["ropd"])
+
+
+def read_rubric(text: str) -> Any:
+    return read_json(text, ropd().Rubric)
 
 
 class Scripted(FakeStudent):
@@ -194,20 +199,74 @@ def test_ropd_drops_groups_whose_teacher_or_critic_failed() -> None:
 
 
 def test_ropd_control_grades_with_another_prompts_rubric() -> None:
-    for rubric, wanted in (("own", ["a", "b", "c"]), ("shuffled", ["b", "c", "a"])):
+    for signal, wanted in (("own", ["a", "b", "c"]), ("shuffled", ["b", "c", "a"])):
         critic = Ticking()
-        examples = collect(critic, "abc", rubric=rubric).examples
+        examples = collect(critic, "abc", signal=signal).examples
         assert [e.note["rubric"][0]["category"] for e in examples] == [f"question {name}" for name in wanted]
         shown = [json.loads(fenced(ask.messages)["criteria"][0])[0]["category"] for ask in critic.asked[3:]]
         assert shown == [f"question {name}" for name in wanted]
         assert [fenced(ask.messages)["question"] for ask in critic.asked[3:]] == [["question a"], ["question b"], ["question c"]]
 
 
+def test_ropd_may_write_a_rubric_for_each_answer() -> None:
+    critic = Ticking()
+    examples = collect(critic, "ab", rubric_for="answer", answers_per_call=2).examples
+    assert [e.signal["reward_N"] for e in examples] == [pytest.approx(REWARDS)] * 2
+    rubrics, verifications = critic.asked[:8], critic.asked[8:]
+    assert [fenced(ask.messages)["student"] for ask in rubrics] == [[f"answer {row}"] for row in ROWS] * 2
+    assert all(fenced(ask.messages)["reference"] == ["model 1111", "model 1110"] for ask in rubrics)
+    pools = [fenced(ask.messages)["answer"] for ask in verifications]  # two references and one answer, two a call
+    assert [len(pool) for pool in pools] == [2, 1] * 8
+    for i, row in enumerate(ROWS * 2):
+        assert sorted(pools[2 * i] + pools[2 * i + 1]) == sorted(["model 1111", "model 1110", f"answer {row}"])
+    for note in examples[0].note["answers"]:
+        assert note["reference_scores"] == pytest.approx([1, 11 / 12])
+    assert [note["verdicts"][0] for note in examples[0].note["answers"]] == [[digit == "1" for digit in row] for row in ROWS]
+
+
+def test_ropd_loses_the_whole_group_with_one_answers_rubric_or_ticks() -> None:
+    class Unsure(Ticking):
+        def _one(self, ask: Ask) -> Any:
+            found = fenced(ask.messages)
+            shown = found.get("student", found.get("answer", []))
+            failing = {"question b": "ropd.rubric.v1", "question c": "ropd.batch_verifier.v2"}.get(found["question"][0])
+            if "answer 0011" in shown and (ask.schema or {})["title"] == failing:
+                return Failure("refused", f"not this {failing}")
+            return super()._one(ask)
+
+    collected = collect(Unsure(), "abcd", rubric_for="answer")
+    assert [e.rollouts[0].prompt.id for e in collected.examples] == ["a", "d"]
+    assert [(e.rollouts[0].prompt.id, len(e.rollouts), e.note["failure"]) for e in collected.lost] == [
+        ("b", 4, "refused: not this ropd.rubric.v1"), ("c", 4, "refused: not this ropd.batch_verifier.v2"),
+    ]  # fmt: skip
+
+
+def test_ropd_shuffles_rubrics_of_answers_between_prompts() -> None:
+    critic = Ticking()
+    examples = collect(critic, "abc", rubric_for="answer", signal="shuffled").examples
+    wanted = {"a": "question b", "b": "question c", "c": "question a"}
+    for example in examples:
+        categories = {note["rubric"][0]["category"] for note in example.note["answers"]}
+        assert categories == {wanted[example.rollouts[0].prompt.id]}
+
+
+def test_ropd_names_the_writers_to_the_verifier_only_when_told_to() -> None:
+    for verifier, said in (("blind", 0), ("named", 6)):
+        critic = Ticking()
+        (example,) = collect(critic, verifier=verifier).examples
+        asked = critic.asked[1].messages[-1]["content"]
+        assert asked.count(", written by the ") == said
+        assert example.signal["reward_N"] == pytest.approx(REWARDS)
+    for place, text in enumerate(fenced(critic.asked[1].messages)["answer"], 1):
+        writer = "teacher" if text.startswith("model") else "student"
+        assert f"Answer {place}, written by the {writer}:\n" in asked
+
+
 @pytest.mark.parametrize("dress", ["{}", "```json\n{}\n```", "```\n{}```", "so ...</think>\n\n{}\n"])
 def test_ropd_reads_a_plain_a_fenced_and_a_thought_out_reply(dress: str) -> None:
-    assert [c.points for c in ropd().read_rubric(dress.replace("{}", rubric_text())).rubrics] == POINTS
-    verdicts = ropd().read_verdicts(dress.replace("{}", verdict_text([[True, False], [False, False]])), 2, 2)
-    assert [v.judgement for v in verdicts.answers] == [[True, False], [False, False]]
+    assert [c.points for c in read_rubric(dress.replace("{}", rubric_text())).rubrics] == POINTS
+    verdicts = ropd().read_verdicts(dress.replace("{}", verdict_text([[True, False], [False, False]])), [1, 0], 2)
+    assert {place: v.judgement for place, v in verdicts.items()} == {1: [True, False], 0: [False, False]}
 
 
 @pytest.mark.parametrize(
@@ -223,13 +282,13 @@ def test_ropd_reads_a_plain_a_fenced_and_a_thought_out_reply(dress: str) -> None
 )  # fmt: skip
 def test_ropd_refuses_a_rubric_that_breaks_its_form(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 (whatever is wrong with it)
-        ropd().read_rubric(text)
+        read_rubric(text)
 
 
 def test_ropd_takes_rubrics_at_the_ends_of_their_range() -> None:
-    assert len(ropd().read_rubric(rubric_text([1, 5, 1, 5])).rubrics) == 4
-    assert len(ropd().read_rubric(rubric_text([3] * 12)).rubrics) == 12
-    assert ropd().read_rubric(rubric_text(maximum_score=7)).maximum_score == 7  # claimed; the points are what counts
+    assert len(read_rubric(rubric_text([1, 5, 1, 5])).rubrics) == 4
+    assert len(read_rubric(rubric_text([3] * 12)).rubrics) == 12
+    assert read_rubric(rubric_text(maximum_score=7)).maximum_score == 7  # claimed; the points are what counts
 
 
 @pytest.mark.parametrize(
@@ -245,7 +304,7 @@ def test_ropd_takes_rubrics_at_the_ends_of_their_range() -> None:
 )  # fmt: skip
 def test_ropd_refuses_verdicts_that_break_their_form(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 (whatever is wrong with it)
-        ropd().read_verdicts(text, 2, 3)
+        ropd().read_verdicts(text, [0, 1], 3)
 
 
 class Given:
@@ -254,8 +313,8 @@ class Given:
     def __init__(self, logp_NT: Tensor) -> None:
         self.logp_NT = logp_NT
 
-    def logprobs(self, batch: Batch, view: str = "") -> Tensor:
-        return self.logp_NT
+    def logprobs(self, batch: Batch, view: str = "", keep_N: Tensor | None = None) -> Tensor:
+        return self.logp_NT if keep_N is None else self.logp_NT * keep_N[:, None]
 
     def per_token(self, *_: Any) -> tuple[Tensor, ...]:
         raise AssertionError("not asked for")
@@ -269,7 +328,7 @@ def ropd_batch(rewards: Sequence[float], lengths: Sequence[int], sampler: float 
 def slope(method: Method, batch: Batch, logp: float = -1.0) -> tuple[float, Tensor]:
     """The loss's sum and its gradient in each token's log-prob."""
     logp_NT = torch.full(batch.mask_NT.shape, logp, dtype=torch.float64, requires_grad=True)
-    term = method.loss(Given(logp_NT), batch)["policy"]
+    term = method.loss(Given(logp_NT), batch)["loss"]
     term.sum.backward()
     assert logp_NT.grad is not None
     return float(term.sum.detach()) * term.coef, logp_NT.grad * term.coef
@@ -281,7 +340,7 @@ def test_ropd_pushes_each_token_by_its_answers_advantage() -> None:
     value, gradient = slope(method_of("ropd"), batch)
     assert torch.allclose(gradient, -advantages[:, None] * batch.mask_NT)
     assert value == pytest.approx(-(0.5 * 3 + 1 / 6 - 0.25 * 2 - 5 / 12 * 2))
-    assert method_of("ropd").weights(batch) == {"policy": 8.0}
+    assert method_of("ropd").weights(batch) == {"loss": 8.0}
     _, gradient = slope(method_of("ropd", standardise=True), batch)
     assert (-gradient[:, 0]).tolist() == pytest.approx([1.208078, 0.402693, -0.604039, -1.006732], abs=2e-6)
 
@@ -321,7 +380,7 @@ def test_ropd_groups_without_a_signal_have_no_gradient_and_stay_in_the_denominat
     assert torch.allclose(together, alone * tokens[0] / tokens[1])
     nothing, metrics = gradient(flat)
     assert not nothing.any()
-    assert (metrics["loss/policy"], metrics["updates"]) == (0.0, 1.0)
+    assert (metrics["loss/loss"], metrics["updates"]) == (0.0, 1.0)
 
 
 # ----------------------------------------------------------------------------------------------------------- logit_opd
@@ -433,11 +492,82 @@ def test_logit_opd_drops_a_group_of_which_one_score_is_missing() -> None:
     asked_for = prompts(3)
     collected = method.collect(asked_for, tools_for(method, teacher=FakeTeacher(Counter(), frozenset({"list-1"}))))
     assert [e.rollouts[0].prompt.id for e in collected.examples] == ["list-0", "list-2"]
-    assert [(e.rollouts[0].prompt.id, e.note["failure"]) for e in collected.lost] == [("list-1", "no teacher")]
+    assert [(e.rollouts[0].prompt.id, e.note["failure"]) for e in collected.lost] == [("list-1", "judge_error: no teacher")]
     for example in collected.examples:
         scores: Any = example.signal["teacher_logp_NT"]
         assert [len(row) for row in scores] == [len(r.tokens) for r in example.rollouts]
         assert len(example.rollouts) == 4
+
+
+@pytest.mark.parametrize("form", ["sampled", "full"])
+def test_logit_opd_extrapolates_beyond_the_teacher_from_the_reference(form: str) -> None:
+    """A = 1.25 (p - r) - (q - r) per token with old log-probs q; the full form has the same target, normalised."""
+    policy, teacher, reference = tiny(), tiny(seed=1), tiny(seed=2)
+    examples = [replace(e, signal=t.signal) for e, t in zip(make_examples(3), scored_by(teacher, make_examples(3)), strict=True)]
+    models = models_of(policy, {"teacher": teacher, "reference": reference}, chunk=5)
+    total = torch.zeros((), dtype=torch.float64)
+    for rollout in (r for e in examples for r in e.rollouts):
+        logq, logp, logr = (naive(model, rollout.prompt_tokens, rollout.tokens) for model in (policy, teacher, reference))
+        q, p, r = (each.gather(-1, torch.tensor(rollout.tokens)[:, None])[:, 0] for each in (logq, logp, logr))
+        old = torch.tensor(rollout.logprobs, dtype=torch.float64)
+        if form == "sampled":
+            total = total - 0.5 * ((q - old).exp() * (1.25 * (p - r) - (old - r)).detach()).sum()
+        else:
+            target = torch.log_softmax((logr + 1.25 * (logp - logr)).detach(), -1)
+            total = total + kl(logq, target).sum()
+    wanted = backward(total, policy)
+    reference.zero_grad()
+    method = method_of("logit_opd", form=form, extrapolation=1.25, beta=0.5)
+    got = backward(method.loss(models, batch_of(examples))["loss"].sum, policy)
+    assert got[0] == pytest.approx(wanted[0], rel=1e-9)
+    assert float((got[1] - wanted[1]).norm() / wanted[1].norm()) < 1e-6
+    assert all(p.grad is None for p in reference.parameters())
+
+
+def test_logit_opd_without_a_teacher_pushes_every_token_down_alike() -> None:
+    method = method_of("logit_opd", form="constant", beta=0.5)
+    assert not method.needs
+    batch = ropd_batch([0, 0], [2, 1])
+    _, gradient = slope(method, batch)
+    assert torch.equal(gradient, 0.5 * batch.mask_NT)
+    for settings in ({"signal": "shuffled"}, {"extrapolation": 1.25}):
+        with pytest.raises(ValueError, match="asks no teacher"):
+            method_of("logit_opd", form="constant", **settings)
+
+
+def test_logit_opd_control_lets_the_teacher_read_another_prompt() -> None:
+    class Reading(FakeTeacher):
+        """Scores that tell the length of the prompt that was read."""
+
+        def score(self, rollouts: Sequence[Rollout]) -> list[list[float] | Failure]:
+            return [[-float(len(r.prompt_tokens))] * len(r.tokens) for r in rollouts]
+
+    asked_for = prompts(3)
+    own = [group[0].prompt_tokens for group in FakeStudent(Counter()).rollouts(asked_for, 1, 1.0)]
+    assert len({tuple(ids) for ids in own}) == 3
+    for signal, read in (("own", own), ("shuffled", [*own[1:], own[0]])):
+        method = method_of("logit_opd", signal=signal)
+        examples = method.collect(asked_for, tools_for(method, teacher=Reading(Counter()))).examples
+        scores: list[Any] = [e.signal["teacher_logp_NT"] for e in examples]
+        assert [row[0][0] for row in scores] == [-len(ids) for ids in read]
+        assert [e.rollouts[0].prompt_tokens for e in examples] == own
+    method = method_of("logit_opd", signal="shuffled", form="full")
+    examples = method.collect(asked_for, tools_for(method)).examples
+    assert [e.views["other"] for e in examples] == [[ids] * 4 for ids in read]
+    size = len(codec().tokenizer)
+    policy, teacher = tiny(vocabulary=size), tiny(seed=1, vocabulary=size)
+    models = models_of(policy, {"teacher": teacher}, vocabulary=size)
+    total = 0.0
+    for example in examples:
+        for rollout, ids in zip(example.rollouts, example.views["other"], strict=True):
+            behind = [[*before, *rollout.tokens] for before in (rollout.prompt_tokens, ids)]
+            n = len(rollout.tokens)
+            logq, logp = (
+                torch.log_softmax(model(input_ids=torch.tensor([row])).logits[0, -n - 1 : -1], -1).detach()
+                for model, row in zip((policy, teacher), behind, strict=True)
+            )
+            total += float(kl(logq, logp).sum())
+    assert float(method.loss(models, batch_of(examples))["loss"].sum.detach()) == pytest.approx(total, rel=1e-9)
 
 
 # --------------------------------------------------------------------------------------------- cross entropy on answers
@@ -477,9 +607,14 @@ def test_what_answers_are_learnt_from() -> None:
     for name, texts in (("seqkd", written), ("sft", written), ("sharpen", own)):
         method = method_of(name)
         assert [e.rollouts[0].text for e in method.collect(asked_for, tools_for(method)).examples] == texts
+    for name in ("seqkd", "sft"):
+        control = method_of(name, signal="shuffled")
+        examples = control.collect(asked_for, tools_for(control)).examples
+        assert [e.rollouts[0].text for e in examples] == written[::-1]
+        assert [e.rollouts[0].prompt for e in examples] == asked_for
     broken = FakeTeacher(Counter(), frozenset({"list-0"}))
     for name, given in (("seqkd", {"teacher": broken}), ("sft", {"solutions": broken.solutions})):
         method = method_of(name)
         collected = method.collect(asked_for, tools_for(method, **given))
         assert [e.rollouts[0].text for e in collected.examples] == written[1:]
-        assert [e.note["failure"] for e in collected.lost] == ["no teacher"]
+        assert [e.note["failure"] for e in collected.lost] == ["judge_error: no teacher"]

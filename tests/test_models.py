@@ -11,8 +11,9 @@ from torch import Tensor
 
 from harness.errors import CapabilityError
 from harness.objectives import categorical_kl, gather_logprobs
-from harness.train.models import StreamedLM, rows_of
-from harness.types import Example
+from harness.train.models import StreamedLM
+from harness.train.rows import rows_of
+from harness.types import Example, Mix
 
 
 @pytest.mark.parametrize("kind", ["Qwen3", "Qwen2", "Llama"])
@@ -133,3 +134,46 @@ def test_wrong_questions_to_the_models_are_named() -> None:
         models.logprobs(batch, "other")
     with pytest.raises(ValueError, match=r"one value a position; got \[\(\)\]"):
         models.per_token(lambda q, t: (q.sum(),), batch)
+
+
+def test_rows_that_are_not_kept_are_not_read() -> None:
+    """The rows that are kept have the values they have among all, the others are 0 and cost nothing."""
+    model, teacher, batch = tiny(), tiny(seed=1), batch_of(make_examples())
+    keep_N = torch.arange(len(batch.group_N)) % 3 == 1
+    spent: list[tuple[int, int]] = []
+    models = models_of(model, {"teacher": teacher}, lambda name, read, scored: spent.append((read, scored)), chunk=7)
+
+    def both(logq_CV: Tensor, logp_CV: Tensor, tokens_C: Tensor) -> tuple[Tensor, Tensor]:
+        return gather_logprobs(logq_CV, tokens_C), categorical_kl(logp_CV, logq_CV)
+
+    whole = models.per_token(both, batch, [("teacher", "hint")])
+    kept = models.per_token(both, batch, [("teacher", "hint")], keep_N)
+    for all_NT, some_NT in zip(whole, kept, strict=True):
+        assert torch.allclose(some_NT[keep_N], all_NT[keep_N], rtol=1e-9)
+        assert not some_NT[~keep_N].any()
+    tokens = int(batch.mask_NT[keep_N].sum())
+    hints = sum(len(view) for view, keep in zip(batch.views["hint"], keep_N, strict=True) if keep)
+    assert spent[1] == (hints + tokens, tokens)
+    assert torch.allclose(models.logprobs(batch, keep_N=keep_N)[keep_N], whole[0][keep_N], rtol=1e-9)
+    nobody = models.per_token(both, batch, [("teacher", "hint")], torch.zeros_like(keep_N))
+    assert nobody[0].requires_grad
+    assert spent[-1] == (0, 0)
+    assert not nobody[0][1:].any()
+
+
+def test_a_mix_is_the_normalised_product_of_powers() -> None:
+    """Coefficients differ between rows, and a model skips the rows where its own is 0."""
+    first, second, batch = tiny(seed=1), tiny(seed=2), batch_of(make_examples())
+    count, reads = len(batch.group_N), []
+    one_N, two_N = torch.ones(count).double(), torch.linspace(-1, 1, count).double()
+    two_N[::2] = 0.0
+    models = models_of(tiny(), {"a": first, "b": second}, lambda name, read, scored: reads.append((name, scored)), chunk=5)
+    mix = Mix([("a", "", one_N), ("b", "hint", two_N)])
+    (got,) = models.per_token(lambda q, p, t: (categorical_kl(p, q),), batch, [mix])
+    rollouts = [(r, v) for e in make_examples() for r, v in zip(e.rollouts, e.views["hint"], strict=True)]
+    for i, (rollout, hint) in enumerate(rollouts):
+        total = naive(first, rollout.prompt_tokens, rollout.tokens) + two_N[i] * naive(second, list(hint), rollout.tokens)
+        policy = naive(tiny(), rollout.prompt_tokens, rollout.tokens)
+        wanted = categorical_kl(torch.log_softmax(total, -1), policy)
+        assert torch.allclose(got[i, : len(wanted)], wanted, rtol=1e-9), i
+    assert reads == [("a", int(batch.mask_NT.sum())), ("b", int(batch.mask_NT[two_N != 0].sum()))]

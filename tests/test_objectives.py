@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from harness.objectives import (
     categorical_kl,
+    clipped_forward_kl,
     clipped_policy_gradient,
     gather_logprobs,
     group_advantages,
@@ -217,3 +219,107 @@ def test_token_logprobs_divide_by_the_temperature_and_widen() -> None:
     assert token_logprobs(logits.bfloat16(), 0.5).dtype == torch.float32
     assert token_logprobs(logits.double()).dtype == torch.float64
     assert torch.equal(gather_logprobs(wanted, torch.tensor([1])), wanted[:, 1])
+
+
+R = [0.3, 0.3, 0.4]
+"""A student whose first token is far below the teacher's P."""
+
+
+def test_clipped_forward_kl_equals_the_hand_computed_values() -> None:
+    p, r = log(P), log(R)
+    elements = p.exp() * (p - r)
+    assert close(elements, [[0.593109, -0.081093, -0.138629]])
+    assert close(clipped_forward_kl(p, r), [0.373386])
+    assert torch.equal(clipped_forward_kl(p, r), categorical_kl(p, r))
+    assert close(clipped_forward_kl(p, r, "vocab_element", 0.05), [-0.169722]), "negative: it is no divergence"
+    assert close(clipped_forward_kl(p, r, "token_sum", 0.05), [0.05])
+    for mode in ("vocab_element", "token_sum"):
+        assert torch.equal(clipped_forward_kl(p, r, mode, 0.6), categorical_kl(p, r)), "nothing to cut"  # type: ignore[arg-type]
+
+
+CLIP_GRADIENTS = [("none", [-0.4, 0.1, 0.3]), ("vocab_element", [0.09, -0.11, 0.02]), ("token_sum", [0.0, 0.0, 0.0])]
+
+
+@pytest.mark.parametrize(("mode", "wanted"), CLIP_GRADIENTS)
+def test_cutting_elements_turns_the_gradient_of_the_cut_token_round(mode: Any, wanted: list[float]) -> None:
+    u = leaf(R)
+
+    def value(at: Tensor) -> Tensor:
+        return clipped_forward_kl(log(P), torch.log_softmax(at, -1)[None], mode, 0.05).sum()
+
+    assert torch.autograd.gradcheck(value, (u,))
+    got = gradient(value(u), u)
+    assert close(got, wanted)
+    assert close(got.sum(), 0.0, 1e-12)
+
+
+def test_the_gradient_of_cut_elements_is_the_one_that_algebra_gives() -> None:
+    """P_A q_v - p_v 1[v in A] on the set A of elements that are not cut."""
+    torch.manual_seed(2)
+    for tau in (0.01, 0.05, 0.3):
+        logp = torch.log_softmax(2 * torch.randn(6, dtype=torch.float64), -1)
+        u = (2 * torch.randn(6, dtype=torch.float64)).requires_grad_()
+        logq = torch.log_softmax(u, -1)
+        p, q = logp.exp(), logq.exp().detach()
+        kept = (p * (logp - logq.detach()) <= tau).double()
+        assert 0 < kept.sum() < 6
+        got = gradient(clipped_forward_kl(logp[None], logq[None], "vocab_element", tau).sum(), u)
+        assert torch.allclose(got, (p * kept).sum() * q - p * kept)
+        assert (got[kept == 0] > 0).all()
+        assert (p[kept == 0] > q[kept == 0]).all(), "descent lowers tokens that the teacher wants raised"
+
+
+def test_a_steered_target_loses_its_own_token_to_the_element_clip() -> None:
+    u = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    target, q = torch.log_softmax(torch.tensor([[2.5, -0.5, -3.0]], dtype=torch.float64), -1), torch.log_softmax(u, -1)[None]
+    exact, cut = clipped_forward_kl(target, q), clipped_forward_kl(target, q, "vocab_element", 0.05)
+    assert close(exact, [0.883085])
+    assert close(cut, [-0.059576])
+    assert close(gradient(exact.sum(), u), [-0.615547, 0.286091, 0.329455])
+    assert close(gradient(cut.sum(), u), [0.017040, -0.030202, 0.013162])
+
+
+def test_clipping_refuses_what_it_does_not_know() -> None:
+    with pytest.raises(ValueError, match="token_sum"):
+        clipped_forward_kl(log(P), log(Q), "jsd_token_clip")  # type: ignore[arg-type]
+    for tau in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="tau"):
+            clipped_forward_kl(log(P), log(Q), "vocab_element", tau)
+
+
+def estimators(logq: Tensor) -> dict[str, Tensor]:
+    """Per-token estimators of KL(q || p) from a token of q, as other trainers back-propagate them."""
+    ratio = logq - log(P)[0]
+    return {"k1": ratio, "k2": ratio**2 / 2, "k3": (-ratio).exp() - 1 + ratio}
+
+
+def test_estimators_of_the_reverse_kl_agree_in_expectation() -> None:
+    q = log(Q)[0]
+    wanted = {"k1": [-0.559616, 0.693147, 0.693147], "k3": [0.190384, 0.193147, 0.193147]}
+    for name, values in wanted.items():
+        assert close(estimators(q)[name], values)
+        assert close((q.exp() * estimators(q)[name]).sum(), 0.1920420, 1e-7)
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("k1", [0.0, 0.0, 0.0]), ("k2", REVERSE_GRADIENT), ("k3", FORWARD_GRADIENT)])
+def test_back_propagated_estimators_have_gradients_of_their_own(name: str, wanted: list[float]) -> None:
+    """k1 teaches nothing and k3 teaches the forward KL, which is why no objective here is an estimator."""
+    u = leaf()
+    logq = torch.log_softmax(u, -1)
+    assert close(gradient((logq.detach().exp() * estimators(logq)[name]).sum(), u), wanted)
+
+
+def test_a_truncated_sum_is_no_divergence_but_a_tail_makes_it_one() -> None:
+    p, q = log(P), log(Q)
+    truncated = (p.exp() * (p - q))[:, :2].sum(-1)  # the teacher's two likeliest tokens, not renormalised
+    assert close(truncated, [0.2531016], 1e-7)
+    assert (truncated > categorical_kl(p, q)).all()
+    kept_q, kept_p = top_k_with_tail(q, p, 2)
+    assert (categorical_kl(kept_p, kept_q) <= categorical_kl(p, q) + 1e-12).all()
+
+
+def test_standardised_advantages_use_the_unbiased_deviation() -> None:
+    reward, group = torch.tensor([1.0, 2 / 3, 1 / 4, 1 / 12], dtype=torch.float64), torch.zeros(4, dtype=torch.long)
+    got = group_advantages(reward, group, standardise=True)
+    assert not close(got, [1.394968, 0.464989, -0.697484, -1.162473], 1e-2), "that would be the population's"
+    assert close(got * 0.413880, [0.5, 0.166667, -0.25, -0.416667], 2e-6)

@@ -136,13 +136,28 @@ def test_completions_take_a_text_or_ids_and_continue_them(client):
     assert [list(entry) for entry in scored.choices[0].prompt_logprobs[1:]] == [[str(token)] for token in ids[1:]]
 
 
+def test_the_teacher_tells_the_log_probs_of_its_first_token(server: OracleProcess) -> None:
+    """By chat as by completions: the same numbers."""
+    client = client_of(server)
+    how = {"logprobs": True, "top_logprobs": 5, "max_tokens": 1, "temperature": 0.0}
+    (token,) = client.chat.completions.create(model=TEACHER, messages=QUESTION, **how).choices[0].logprobs.content
+    assert token.token == token.top_logprobs[0].token
+    assert sorted((other.logprob for other in token.top_logprobs), reverse=True) == [o.logprob for o in token.top_logprobs]
+    assert len(token.top_logprobs) == 5
+    said = f"<user> {QUESTION[0]['content']} <assistant> {token.token}"
+    scored = client.completions.create(model=TEACHER, prompt=said, max_tokens=0, extra_body={"prompt_logprobs": 0})
+    (last,) = scored.choices[0].prompt_logprobs[-1].values()
+    assert last["logprob"] == pytest.approx(token.logprob, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("request_body", "message"),
     [
         ({"model": TEACHER, "messages": QUESTION, "top_p": 0.5}, "top_p"),
         ({"model": TEACHER, "messages": QUESTION, "presence_penalty": 1.0}, "presence_penalty"),
         ({"model": TEACHER, "messages": QUESTION, "max_tokens": 1000}, "context is 256 tokens"),
-        ({"model": TEACHER, "messages": QUESTION, "logprobs": True}, "completions for scores"),
+        ({"model": TEACHER, "messages": QUESTION, "logprobs": True}, "one reply of one token"),
+        ({"model": TEACHER, "messages": QUESTION, "response_format": {"type": "text"}}, "takes no response_format"),
         ({"model": "gpt", "messages": QUESTION}, "no model 'gpt' here"),
         ({"model": CRITIC, "messages": QUESTION}, "names 0 of the schemas"),
         ({"model": JUDGE, "messages": QUESTION}, "AlpacaEval"),

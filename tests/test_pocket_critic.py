@@ -267,5 +267,6 @@ def test_the_critic_never_loads_the_checker_or_the_tasks():
     code = "import sys, harness.pocket.critic; print(sorted(name for name in sys.modules if name.startswith('harness.pocket.')))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "harness.pocket.features" in loaded
+    assert "harness.pocket.ranker" in loaded
     for forbidden in ("checker", "tasks", "demonstrate", "documents"):
         assert f"harness.pocket.{forbidden}" not in loaded

@@ -10,7 +10,7 @@ import pytest
 
 from harness.pocket.build import ASSETS
 from harness.pocket.checker import final_answer, grade, grade_follow_up, quality
-from harness.pocket.demonstrate import careless, criteria, demonstrate, follow
+from harness.pocket.demonstrate import CARRIED, careless, criteria, demonstrate, follow
 from harness.pocket.pretrain import Encoder, make_tokenizer
 from harness.pocket.tasks import FOLLOW_UPS, INSTRUCTIONS, KINDS, OPERATIONS, Task, draw, kind_of, parse, split_of, transform
 from harness.pocket.words import CHAT, FACTS, vocabulary
@@ -62,10 +62,15 @@ def test_careless_writers_break_about_what_they_are_said_to_break(kind: str) -> 
     rng = random.Random(f"careless {kind}")
     tasks = drawn(kind)
     planned = [careless(task, rng) for task in tasks]
+    flaws = [broken - {CARRIED} for broken in planned]
     scores = [quality(grade(task, demonstrate(task, rng, broken))) for task, broken in zip(tasks, planned, strict=True)]
-    assert sum(map(len, planned)) > 0.1 * sum(len(criteria(task)) for task in tasks)
-    assert all(score == 1 for score, broken in zip(scores, planned, strict=True) if not broken)
-    assert all(score < 1 for score, broken in zip(scores, planned, strict=True) if len(broken) == 1)
+    assert sum(map(len, flaws)) > 0.1 * sum(len(criteria(task)) for task in tasks)
+    assert all(score == 1 for score, broken in zip(scores, flaws, strict=True) if not broken)
+    assert all(score < 1 for score, broken in zip(scores, flaws, strict=True) if len(broken) == 1)
+    if CARRIED in planned[0]:  # a slip reaches the answer, or is mended by another
+        answers = [grade(task, demonstrate(task, rng, broken))[-1].share for task, broken in zip(tasks, planned, strict=True)]
+        slipped = [a for a, broken in zip(answers, flaws, strict=True) if len(broken) == 1]
+        assert sum(slipped) < 0.15 * len(slipped)
 
 
 LIST = "list three places as a dash list . start with hello . end with bye"
@@ -302,7 +307,8 @@ def test_the_shipped_student_has_room_that_is_not_temperature() -> None:
     assert teacher["sampled"]["instructions"] > 0.9
     assert teacher["greedy"]["instructions"] - student["greedy"]["instructions"] > 0.25
     assert teacher["greedy"]["math"] > 0.9
-    assert 0.5 < student["sampled"]["math"] < teacher["sampled"]["math"]  # reasoning must not be broken too hard
+    for kind in ("math", "steps"):  # slips reach the answer, and yet the right one is met now and then
+        assert 0.3 < student["sampled"][kind] < 0.75 < teacher["sampled"][kind]
 
 
 def test_every_ingredient_of_pretraining_took() -> None:

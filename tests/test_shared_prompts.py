@@ -11,7 +11,7 @@ from tiny import VOCABULARY, batch_of, ids, models_of, naive, tiny
 from torch import Tensor
 
 from harness.objectives import gather_logprobs
-from harness.train.models import rows_of
+from harness.train.rows import rows_of
 from harness.types import Example, Prompt, Rollout
 
 

@@ -98,7 +98,7 @@ def test_the_digest_names_the_conditions_and_not_the_seed() -> None:
         (("ropd",), {"settings": ["group_size=[1"]}, "not YAML", ""),
         (("ropd",), {"settings": ["group_size=1"]}, "group_size: input should be greater than 1, got 1", ""),
         (("ropd",), {"settings": ["group_size=four"]}, "group_size: ", ""),
-        (("ropd",), {"settings": ["rubric=other"]}, "rubric: input should be 'own' or 'shuffled', got 'other'", ""),
+        (("ropd",), {"settings": ["signal=other"]}, "signal: input should be 'own' or 'shuffled', got 'other'", ""),
         (("ropd",), {"seed": -1}, "a seed is a whole number from 0 up, got -1", ""),
     ],
 )
@@ -121,10 +121,10 @@ def test_a_method_can_not_reach_the_track(key: str) -> None:
 
 
 def test_settings_are_read_as_yaml_and_validated_by_type() -> None:
-    typed = ["learning_rate=1e-4", "standardise=true", "answers_per_call=null", "method.group_size=4", "rubric=shuffled"]
+    typed = ["learning_rate=1e-4", "standardise=true", "answers_per_call=null", "method.group_size=4", "signal=shuffled"]
     config = resolve("ropd", settings=typed)[0].config
     assert (config["learning_rate"], config["standardise"], config["answers_per_call"]) == (1e-4, True, None)
-    assert (config["group_size"], config["rubric"]) == (4, "shuffled")
+    assert (config["group_size"], config["signal"]) == (4, "shuffled")
     assert assignments(["a=1", "b=x=y", "c=1.5", "d=[1, 2]"]) == {"a": 1, "b": "x=y", "c": 1.5, "d": [1, 2]}
     assert budget_of(["prompts=1e3", "usd=0.5"]) == {"prompts": 1000.0, "usd": 0.5}
     assert budget_of([]) is None
@@ -193,8 +193,8 @@ def test_registries_suggest_and_refuse() -> None:
     assert (caught.value.where, caught.value.fix[:21]) == ("--suite alpacca", "did you mean alpaca? ")
     with pytest.raises(SpecError, match="cannot be imported"):
         method("no_such_package.method")
-    with pytest.raises(SpecError, match="defines 0 subclasses of Method; exactly one makes an entry"):
-        method("harness.method")
+    with pytest.raises(SpecError, match="defines 0 public subclasses of Method; exactly one makes an entry"):
+        method("harness.errors")
 
 
 def test_the_nearest_name_or_all_of_them() -> None:

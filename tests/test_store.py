@@ -35,7 +35,7 @@ def test_a_new_run_says_what_it_is(tmp_path: Path) -> None:
     written = stores.yaml.safe_load((store.folder / "spec.yaml").read_text())
     assert (written["identity"], written["origins"]) == (spec.identity, origins.config)
     environment = json.loads((store.folder / "environment.json").read_text())
-    assert environment["source"] == source_digest()
+    assert environment["source"] == source_digest(spec.method)
     assert {"python", "packages", "commit", "cores", "started"} <= environment.keys()
     assert opened(tmp_path)[1] == "resumed"
 
@@ -139,8 +139,8 @@ def test_a_run_of_other_source_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     store, _ = opened(tmp_path)
     if finished:
         store.finish()
-    mine = source_digest()
-    monkeypatch.setattr(stores, "source_digest", lambda: "f" * 64)
+    mine = source_digest(spec_of()[0].method)
+    monkeypatch.setattr(stores, "source_digest", lambda method: "f" * 64)
     with pytest.raises(StoreError, match=rf"made by other source \({mine[:8]}, this is ffffffff\)") as caught:
         opened(tmp_path)
     assert "--fresh" in caught.value.fix
@@ -185,7 +185,7 @@ def test_the_manifest_is_written_last_and_names_every_file(tmp_path: Path) -> No
     assert store.finished
     assert not store.state_folder.exists()
     manifest = json.loads((store.folder / "manifest.json").read_text())
-    assert (manifest["identity"], manifest["source"]) == (store.spec.identity, source_digest())
+    assert (manifest["identity"], manifest["source"]) == (store.spec.identity, source_digest(store.spec.method))
     assert set(manifest["files"]) == {
         "spec.json", "spec.yaml", "environment.json", "steps.jsonl", "checkpoints/1-16/model.safetensors",
     }  # fmt: skip
@@ -203,9 +203,9 @@ def test_a_run_is_found_by_path_name_or_beginning_of_its_identity(tmp_path: Path
         for name in (store.folder.name, store.spec.identity[:8], store.spec.identity[:6], str(store.folder)):
             assert find(name, tmp_path) == store.folder
     assert find(second.folder.name, tmp_path / "pocket") == second.folder
-    with pytest.raises(SpecError, match=f"no run 'sft-s9' in {tmp_path}") as caught:
-        find("sft-s9", tmp_path)
-    assert "did you mean sft-s" in caught.value.fix
+    with pytest.raises(SpecError, match=f"no run 'sfd{first.folder.name[3:]}' in {tmp_path}") as caught:
+        find(f"sfd{first.folder.name[3:]}", tmp_path)
+    assert f"did you mean {first.folder.name}" in caught.value.fix
     with pytest.raises(SpecError, match="fits 2 runs: ") as caught:
         find("", tmp_path)
     assert all(store.folder.name in caught.value.message for store in (first, second))
@@ -222,8 +222,9 @@ def test_a_run_that_was_set_aside_is_not_found(tmp_path: Path) -> None:
 
 def test_the_source_digest_covers_what_can_change_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for package, names in {
-        "harness": ["loop.py", "cli.py", "display.py", "report/table.py", "data/tracks/pocket.yaml"],
-        "methods": ["ropd.py", "prompts/ropd/en/verifier.jinja"], "suites": ["alpaca.py", "notes.txt"],
+        "harness": ["loop.py", "cli.py", "display.py", "report/table.py", "data/tracks/pocket.yaml", "data/skeleton/x.jinja"],
+        "methods": ["ropd.py", "prompts/ropd/en/verifier.jinja", "sft.py", "prompts/pad/en/choice.jinja"],
+        "suites": ["alpaca.py", "notes.txt"],
     }.items():  # fmt: skip
         for name in names:
             write_atomically(tmp_path / package / name, name)
@@ -231,14 +232,15 @@ def test_the_source_digest_covers_what_can_change_a_result(tmp_path: Path, monke
 
     def digest() -> str:
         source_digest.cache_clear()
-        return source_digest()
+        return source_digest("ropd")
 
     try:
         before = digest()
         for name, counts in {
             "harness/loop.py": True, "harness/data/tracks/pocket.yaml": True, "methods/ropd.py": True, "suites/alpaca.py": True,
             "methods/prompts/ropd/en/verifier.jinja": True, "harness/cli.py": False, "harness/display.py": False,
-            "harness/report/table.py": False, "suites/notes.txt": False,
+            "harness/report/table.py": False, "suites/notes.txt": False, "methods/sft.py": False,
+            "methods/prompts/pad/en/choice.jinja": False, "harness/data/skeleton/x.jinja": False,
         }.items():  # fmt: skip
             old = (tmp_path / name).read_text()
             write_atomically(tmp_path / name, "changed")

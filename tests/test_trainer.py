@@ -17,7 +17,8 @@ from harness.errors import RunFault, SpecError
 from harness.method import MethodConfig
 from harness.objectives import gather_logprobs
 from harness.pocket.pretrain import Shape, make_model, make_tokenizer
-from harness.train.models import load_causal_lm, rows_of
+from harness.train.models import load_causal_lm
+from harness.train.rows import rows_of
 from harness.train.trainer import Optimization, Trainer
 from harness.types import Batch, Example, Loss, Models, Prompt, Rollout, Term
 

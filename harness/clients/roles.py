@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from harness.suite import ChatReply, ChatRequest
 from harness.types import Failure, Message, Prompt, Rollout
 
 CHAT, COMPLETIONS = "/chat/completions", "/completions"
+TOP = 20
+"""Alternatives of a token that servers report at most."""
 
 
 def _messages(messages: Sequence[Message]) -> list[dict[str, str]]:
@@ -24,6 +27,21 @@ def _text(choice: dict[str, Any]) -> str | Failure:
         return Failure("refused", str(message["refusal"])[:300])
     content = message.get("content")
     return content if isinstance(content, str) else Failure("judge_error", "the reply has no text")
+
+
+def _letters(reply: dict[str, Any] | Failure, letters: Sequence[str]) -> list[float] | Failure:
+    """Log-probs of the letters as the reply's first token. A token that is a letter with spaces around it counts as it."""
+    if isinstance(reply, Failure):
+        return reply
+    try:
+        told = reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+    except (KeyError, IndexError, TypeError):
+        return Failure("judge_error", "the reply reports no log-probs of its first token")
+    found = [[entry["logprob"] for entry in told if entry["token"].strip() == letter] for letter in letters]
+    missing = [letter for letter, values in zip(letters, found, strict=True) if not values]
+    if missing:
+        return Failure("parse_failed", f"{', '.join(missing)} not among the {len(told)} likeliest first tokens")
+    return [math.log(sum(math.exp(value) for value in values)) for values in found]
 
 
 class ServedTeacher:
@@ -75,6 +93,13 @@ class ServedTeacher:
             sum(len(r.tokens) for r, score in zip(rollouts, scores, strict=True) if not isinstance(score, Failure))
         )
         return scores
+
+    def choose(self, questions: Sequence[Sequence[Message]], letters: Sequence[str]) -> list[list[float] | Failure]:
+        bodies = [
+            {"messages": _messages(messages), "temperature": 0.0, "max_tokens": 1, "logprobs": True, "top_logprobs": TOP}
+            for messages in questions
+        ]  # fmt: skip
+        return [_letters(reply, letters) for reply in self._client.call(CHAT, bodies)]
 
     def _row(self, reply: dict[str, Any], place: int, rollout: Rollout) -> list[float] | Failure:
         """Log-probs of the completion's tokens; the id at each position must be the one that was sent."""

@@ -59,7 +59,7 @@ class MeteredStudent:
 
     def rollouts(self, prompts: Sequence[Prompt], count: int, temperature: float) -> list[list[Rollout]]:
         encoded = [self._codec.prompt(prompt.messages) for prompt in prompts]
-        keys = [("rollout", self._seed, prompt.id, prompt.visit, i) for prompt in prompts for i in range(count)]
+        keys = [("rollout", self._seed, prompt.id, prompt.visit, prompt.turn, i) for prompt in prompts for i in range(count)]
         rows = [ids for ids in encoded for _ in range(count)]
         written = iter(self._generator.generate(rows, Sampling(temperature, self._max_tokens), keys))
         groups = []
@@ -76,6 +76,9 @@ class MeteredStudent:
                 ]
             )  # fmt: skip
         return groups
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        return self._codec.prompt(messages)
 
     def written(self, prompt: Prompt, text: str) -> Rollout:
         tokens = self._codec.completion(prompt.messages, text)

@@ -19,9 +19,40 @@ def categorical_kl(logp_CV: Tensor, logq_CV: Tensor) -> Tensor:
     `categorical_kl(teacher, student)` is the forward KL of distillation, `categorical_kl(student, teacher)` the
     reverse KL. Tokens with p_v = 0 add nothing.
     """
+    return _elements(logp_CV, logq_CV).sum(-1)
+
+
+def _elements(logp_CV: Tensor, logq_CV: Tensor) -> Tensor:
+    """p_v (log p_v - log q_v) of each token, [C, V]."""
     p = logp_CV.exp()
     # the selection stands before the product, so that log 0 - log 0 reaches neither the value nor the gradient
-    return (p * torch.where(p > 0, logp_CV - logq_CV, 0.0)).sum(-1)
+    return p * torch.where(p > 0, logp_CV - logq_CV, 0.0)
+
+
+def clipped_forward_kl(
+    logp_CV: Tensor, logq_CV: Tensor, mode: Literal["none", "vocab_element", "token_sum"] = "none", tau: float = 0.05
+) -> Tensor:
+    """KL(p || q) with each token's element, or each position's sum, cut off at tau, [C].
+
+    With d_v = p_v (log p_v - log q_v): none: sum_v d_v; vocab_element: sum_v min(d_v, tau); token_sum:
+    min(sum_v d_v, tau). Cutting elements is no divergence: it can be negative, and its gradient with respect to q's
+    logits, P_A q_v - p_v 1[v in A] on A = {v: d_v <= tau}, lowers the very tokens whose elements were cut. A position
+    whose sum is cut has no gradient. Compare a clipped run with an unclipped one. Source: the element clip and its tau
+    are those of OPSD's code (arXiv 2601.18734), whose option for it is named after the token.
+
+    Raises:
+        ValueError: an unknown mode, or a tau that is not positive.
+    """
+    if not tau > 0:
+        raise ValueError(f"tau must be positive, got {tau}")
+    elements_CV = _elements(logp_CV, logq_CV)
+    if mode == "none":
+        return elements_CV.sum(-1)
+    if mode == "vocab_element":
+        return elements_CV.clamp(max=tau).sum(-1)
+    if mode == "token_sum":
+        return elements_CV.sum(-1).clamp(max=tau)
+    raise ValueError(f"mode must be none, vocab_element or token_sum, got {mode!r}")
 
 
 def jensen_shannon(logp_CV: Tensor, logq_CV: Tensor, beta: float) -> Tensor:

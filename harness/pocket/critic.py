@@ -1,4 +1,4 @@
-"""The scripted training critic: writes rubrics and ticks them, from texts alone.
+"""The scripted training critic: writes rubrics and ticks them, ranks and scores answers, from texts alone.
 
 It is fallible by default, and each fault has a knob. Equal requests get equal replies.
 """
@@ -6,17 +6,19 @@ It is fallible by default, and each fault has a knob. Equal requests get equal r
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from string import ascii_uppercase
 from typing import Any
 
 from harness.seeds import digest
 
 from .features import FEATURES, FILLER, Feature, Scene, Values, content_words, holds
 from .protocol import Messages, UnknownProtocol, chance, fenced
-from .reading import read
+from .ranker import Example, Ranker
+from .reading import Text, read
 
-RUBRIC, VERDICT = "ropd.rubric.v1", "ropd.batch_verifier.v2"
+RUBRIC, VERDICT, RANKING, SCORES = "ropd.rubric.v1", "ropd.batch_verifier.v2", "ranking.v1", "scores.v1"
 FEWEST, MOST = 4, 12
 REFUSAL = "I cannot help with that request."
 
@@ -24,15 +26,26 @@ REFUSAL = "I cannot help with that request."
 @dataclass(frozen=True)
 class CriticKnobs:
     blind: float = 0.3
-    """Share of the families of features that it does not see, chosen anew for each question."""
+    """Share of the families of features, or of the question's demands, that it does not see; chosen anew for each question."""
     noise: float = 0.04
     """Chance that a single verdict is turned round."""
     spurious: float = 0.25
-    """Chance that an unmet criterion is ticked in an answer that says the favourite word."""
+    """Chance that an unmet criterion or demand is ticked in an answer that says the favourite word."""
     favourite: str = "gladly"
     malformed: float = 0.0
     """Chance of a reply that breaks off in the middle."""
     refusals: float = 0.0
+
+    def unseen(self, question: str, families: Iterable[str]) -> set[str]:
+        """The families that it is blind to: always the same for the same question."""
+        order = sorted(families, key=lambda family: digest("blind", question, family))
+        return set(order[: round(self.blind * len(order))])
+
+    def tick(self, met: bool, answer: Text, *key: str | int) -> bool:
+        """A verdict as it is given; its luck depends on the key alone."""
+        luck = digest(*key)
+        slip, charm = (luck >> 64) / 2**64, (luck & (2**64 - 1)) / 2**64
+        return (met or (self.favourite in answer.words and charm < self.spurious)) != (slip < self.noise)
 
 
 @dataclass(frozen=True)
@@ -56,14 +69,14 @@ class Candidate:
 
 
 class Critic:
-    """Answers the rubric protocols.
+    """Answers the protocols of rubrics, rankings and scores.
 
     Args:
         knobs: its faults.
     """
 
     def __init__(self, knobs: CriticKnobs) -> None:
-        self.knobs = knobs
+        self.knobs, self._ranker = knobs, Ranker(knobs)
 
     def reply(self, messages: Messages, response_format: dict[str, Any] | None = None, seed: int = 0) -> str:
         """The reply to a chat request.
@@ -78,7 +91,9 @@ class Critic:
         """
         said = "\n".join(message["content"] for message in messages)
         wording = said + (json.dumps(response_format) if response_format else "")
-        tasks: dict[str, Callable[[dict[str, list[str]]], dict[str, Any]]] = {RUBRIC: self._rubric, VERDICT: self._verdict}
+        tasks: dict[str, Callable[[dict[str, list[str]]], dict[str, Any]]] = {
+            RUBRIC: self._rubric, VERDICT: self._verdict, RANKING: self._ranking, SCORES: self._scores,
+        }  # fmt: skip
         asked = [name for name in tasks if name in wording]
         if len(asked) != 1:
             raise UnknownProtocol(f"the request names {len(asked)} of the schemas {', '.join(tasks)}; name exactly one")
@@ -108,8 +123,7 @@ class Critic:
 
     def sees(self, question: str) -> list[Feature]:
         """The features it is not blind to for a question: always the same for the same question."""
-        order = sorted(FEATURES, key=lambda feature: digest("blind", question, feature.family))
-        unseen = {feature.family for feature in order[: round(self.knobs.blind * len(order))]}
+        unseen = self.knobs.unseen(question, [feature.family for feature in FEATURES])
         return [feature for feature in FEATURES if feature.family not in unseen]
 
     def rubric(self, question: str, references: Sequence[str], students: Sequence[str]) -> list[Candidate]:
@@ -142,13 +156,22 @@ class Critic:
 
     def verdicts(self, question: str, criteria: Sequence[str], answer: str) -> list[bool]:
         """One tick a criterion; a sentence that is not understood is not met."""
-        ticks, charmed, about = [], self.knobs.favourite in read(answer).words, digest(question, answer)
-        for criterion in criteria:
-            luck = digest(about, criterion)
-            slip, charm = (luck >> 64) / 2**64, (luck & (2**64 - 1)) / 2**64
-            tick = bool(holds(criterion, answer)) or (charmed and charm < self.knobs.spurious)
-            ticks.append(tick != (slip < self.knobs.noise))
-        return ticks
+        text, about = read(answer), digest(question, answer)
+        return [self.knobs.tick(bool(holds(criterion, answer)), text, about, criterion) for criterion in criteria]
+
+    def _ranking(self, material: dict[str, list[str]]) -> dict[str, Any]:
+        (question,) = _take(material, "question", exactly=1)
+        answers = _take(material, "answer", least=2)
+        examples = [_example(text) for text in material.get("example", [])]
+        letters = _letters(answers)
+        return {
+            "schema_version": RANKING,
+            "order": [letters[place] for place in self._ranker.order(question, answers, examples)],
+        }
+
+    def _scores(self, material: dict[str, list[str]]) -> dict[str, Any]:
+        (question,) = _take(material, "question", exactly=1)
+        return {"schema_version": SCORES, "scores": self._ranker.scores(question, _take(material, "answer"))}
 
 
 def _observe(feature: Feature, scene: Scene) -> list[Candidate]:
@@ -160,8 +183,27 @@ def _observe(feature: Feature, scene: Scene) -> list[Candidate]:
     ]
 
 
-def _take(material: dict[str, list[str]], label: str, exactly: int | None = None) -> list[str]:
+def _example(text: str) -> Example:
+    """A worked ranking that was shown to it."""
+    material = fenced([{"content": text}])
+    (question,) = _take(material, "example question", exactly=1)
+    (said,) = _take(material, "example order", exactly=1)
+    answers = _take(material, "example answer", least=2)
+    order, letters = [letter.strip() for letter in said.split(",")], _letters(answers)
+    if sorted(order) != letters:
+        raise UnknownProtocol(f"an example's order is {said!r}; it must name each of {', '.join(letters)} once, best first")
+    return Example(question, tuple(answers[letters.index(letter)] for letter in order))
+
+
+def _letters(answers: Sequence[str]) -> list[str]:
+    """The answers' names by their order of appearance."""
+    if len(answers) > len(ascii_uppercase):
+        raise UnknownProtocol(f"{len(answers)} answers to rank; there are letters for at most {len(ascii_uppercase)}")
+    return list(ascii_uppercase[: len(answers)])
+
+
+def _take(material: dict[str, list[str]], label: str, exactly: int | None = None, least: int = 1) -> list[str]:
     texts = material.get(label, [])
-    if not texts or exactly not in (None, len(texts)):
-        raise UnknownProtocol(f"expected {exactly or 'some'} text fenced as '{label}', found {len(texts)}")
+    if len(texts) < least or exactly not in (None, len(texts)):
+        raise UnknownProtocol(f"expected {exactly or f'{least} or more'} text fenced as '{label}', found {len(texts)}")
     return texts

@@ -32,6 +32,8 @@ CARELESS_FACT = 0.25
 CARELESS_STEP = {"*": 0.85, "reverse": 0.85}
 CARELESS_OTHER_STEP = 0.12
 CARELESS_ANSWER = 0.15
+CARRIED = "carried"
+"""Not a criterion but a manner: later steps go on from a slip, and the answer is what the slip leads to."""
 
 
 def criteria(task: Task) -> list[str]:
@@ -62,7 +64,7 @@ def criteria(task: Task) -> list[str]:
 
 
 def careless(task: Task, rng: random.Random) -> set[str]:
-    """The criteria that a careless writer breaks this time."""
+    """The criteria that a careless writer breaks this time; slips in sums and steps are carried on."""
 
     def rate(name: str) -> float:
         if name == "answer":
@@ -73,7 +75,8 @@ def careless(task: Task, rng: random.Random) -> set[str]:
             return CARELESS_STEP.get(made, CARELESS_OTHER_STEP)
         return CARELESS_FACT if name.startswith("fact ") else CARELESS[name]
 
-    return {name for name in criteria(task) if rng.random() < rate(name)}
+    broken = {name for name in criteria(task) if rng.random() < rate(name)}
+    return broken | {CARRIED} if isinstance(task, Sum | Steps) else broken
 
 
 def _written(items: list[str], form: str) -> str:
@@ -202,31 +205,39 @@ def _how_to(task: HowTo, rng: random.Random, broken: set[str]) -> str:
 def _sum(task: Sum, rng: random.Random, broken: set[str]) -> str:
     """A slip writes another operator than the story asks for: bags are added up, a gift is received."""
     lines, equations = [], task.equations()
+    total, bought = task.start, 0
     for number, (left, operator, right, result) in enumerate(equations, 1):
+        if CARRIED in broken and operator != "*":
+            left, right = total, bought or right
+            result = left + right if operator == "+" else left - right
+        right_result = result
         if f"step {number}" in broken:
             operator = {"*": "+", "+": "-" if left >= right else "*", "-": "+"}[operator]
             result = {"*": left * right, "+": left + right, "-": left - right}[operator]
-            if (left, right, result) == equations[number - 1][:1] + equations[number - 1][2:]:
+            if result == right_result:
                 result += 1  # 2 * 2 and 2 + 2 agree
-        lines.append(f"{left} {operator} {right} = {min(result, words.MAX_NUMBER)}")
-    answer = equations[-1][3]
+        result = min(max(result, 0), words.MAX_NUMBER)
+        lines.append(f"{left} {operator} {right} = {result}")
+        total, bought = (total, result) if equations[number - 1][1] == "*" else (result, 0)
+    answer = total if CARRIED in broken else equations[-1][3]
     if "answer" in broken:
-        answer = task.start if task.start != answer else answer + 1
+        answer = task.start if task.start != equations[-1][3] else equations[-1][3] + 1
     return " ; ".join([*lines, f"answer {answer}"])
 
 
 def _steps(task: Steps, rng: random.Random, broken: set[str]) -> str:
     """A slip leaves the row as it was before the operation (or turns it round, where that changes nothing)."""
-    rows, before, lines = task.rows(), list(task.symbols), []
-    for number, row in enumerate(rows, 1):
-        shown = row
+    before, lines = list(task.symbols), []
+    for number, (operation, row) in enumerate(zip(task.operations, task.rows(), strict=True), 1):
+        right = transform(operation, before) if CARRIED in broken else row
+        shown = right
         if f"step {number}" in broken:
-            shown = before if before != row else [*row[1:], row[0]] if len(set(row)) > 1 else [*row, row[0]]
+            shown = before if before != right else [*right[1:], right[0]] if len(set(right)) > 1 else [*right, right[0]]
         lines.append(" ".join(shown))
-        before = row
-    answer = rows[-1]
+        before = shown if CARRIED in broken else row
+    answer = before
     if "answer" in broken:
-        answer = list(task.symbols) if list(task.symbols) != answer else [*answer, answer[0]]
+        answer = list(task.symbols) if list(task.symbols) != task.rows()[-1] else [*answer, answer[0]]
     return " ; ".join([*lines, "answer " + " ".join(answer)])
 
 

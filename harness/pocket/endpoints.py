@@ -99,8 +99,10 @@ class _Server:
 
     async def chat(self, body: ChatBody) -> _Outcome:
         if body.model == TEACHER and self.teacher:
-            if body.logprobs or body.response_format:
-                raise BadRequest(f"{TEACHER} takes neither logprobs nor response_format in chats; use completions for scores")
+            if body.response_format:
+                raise BadRequest(f"{TEACHER} takes no response_format")
+            if body.logprobs and (body.most_tokens, body.n) != (1, 1):
+                raise BadRequest(f"{TEACHER} reports log-probs of one reply of one token: max_tokens 1 and n 1")
             return await self._in_turn(_teacher_chat, self.teacher, body)
         self._must_be(body.model, CRITIC, JUDGE)
         if body.n != 1:
@@ -147,7 +149,8 @@ def _choice(index: int, text: str, finish: Finish, logprobs: dict[str, Any] | No
 def _teacher_chat(teacher: NeuralTeacher, body: ChatBody) -> _Outcome:
     prompt = teacher.chat_tokens(body.messages)
     (written,) = teacher.write([prompt], body.n, body.temperature, body.most_tokens, body.seed)
-    choices = [_choice(i, one.text, one.finish) for i, one in enumerate(written)]
+    logprobs = {"content": [teacher.first_token(prompt, written[0], body.top_logprobs)]} if body.logprobs else None
+    choices = [_choice(i, one.text, one.finish, logprobs) for i, one in enumerate(written)]
     return _Outcome(choices, len(prompt), sum(len(one.tokens) for one in written))
 
 

@@ -123,6 +123,20 @@ class NeuralTeacher:
                     scored.append(entries)
         return scored
 
+    def first_token(self, prompt: list[int], written: Written, top: int) -> dict[str, Any]:
+        """The first token of a reply and the `top` likeliest ones with their log-probs, in the form of OpenAI's chats."""
+        import torch
+
+        with torch.inference_mode():
+            logp_V = torch.log_softmax(self.model(input_ids=torch.tensor([prompt]), logits_to_keep=1).logits[0, -1].float(), -1)
+        best = logp_V.topk(top)
+
+        def told(token: int) -> dict[str, Any]:
+            text = self.tokenizer.decode([token])
+            return {"token": text, "logprob": float(logp_V[token]), "bytes": list(text.encode())}
+
+        return {**told(written.tokens[0]), "top_logprobs": [told(token) for token in best.indices.tolist()]}
+
     def _told(self, token: int, logprob: float, rank: int) -> dict[str, Any]:
         return {"logprob": logprob, "rank": rank, "decoded_token": self.tokenizer.decode([token])}
 

@@ -60,16 +60,19 @@ def server_revision(config: OracleConfig) -> str:
 
 @cache
 def prompts(source: Prompts) -> list[Prompt]:
-    """The embedded training prompts, distinct, none of them in a suite."""
-    from .tasks import INSTRUCTIONS, REASONING, draw
+    """The embedded training prompts, distinct, none of them in a suite; sums and steps with the answer to check for."""
+    from .checker import final_answer
+    from .tasks import INSTRUCTIONS, REASONING, Steps, Sum, draw
 
     rng = random.Random(f"training prompts {source.seed}")
-    texts: dict[str, None] = {}
-    while len(texts) < source.count:
+    references: dict[str, str | None] = {}
+    while len(references) < source.count:
         kind = rng.choice(REASONING if rng.random() < source.reasoning else INSTRUCTIONS)
-        texts[draw(rng, kind).text] = None
+        task = draw(rng, kind)
+        references[task.text] = final_answer(task) if isinstance(task, Sum | Steps) else None
     return [
-        Prompt(f"pocket-{number:05d}", ({"role": "user", "content": text},), source="pocket") for number, text in enumerate(texts)
+        Prompt(f"pocket-{number:05d}", ({"role": "user", "content": text},), reference=reference, source="pocket")
+        for number, (text, reference) in enumerate(references.items())
     ]
 
 

@@ -1,7 +1,8 @@
 """Log-probs of completions under the policy and frozen models, streamed so that no N x T x V tensor ever exists.
 
-Axes: N rollouts, P prompts that rollouts share, L tokens of a padded row (prompt and completion), T completion tokens,
-C completion positions of all rows in one line (or a chunk of them), H hidden width, V vocabulary.
+Axes: N rollouts, K of them that are read, P prompts that rollouts share, L tokens of a padded row (prompt and
+completion), T completion tokens, C completion positions of all rows in one line (or a chunk of them), Q positions of a
+part, H hidden width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -17,93 +18,17 @@ from torch.utils.checkpoint import checkpoint
 
 from harness.errors import CapabilityError
 from harness.objectives.logprobs import gather_logprobs, token_logprobs
-from harness.types import Batch
+from harness.types import Batch, Mix
+
+from .rows import Rows, rows_of
 
 PerToken = Callable[..., tuple[Tensor, ...]]
-
-SHARE_AT = 1 / 8
-"""Prompts of several rows are read once where that saves at least this share of the tokens; less is not worth a second
-pass, and its attention needs a mask."""
-
 
 def load_causal_lm(path: str | Path, dtype: torch.dtype = torch.float32) -> Any:
     """A causal language model from a Hugging Face folder or name: safetensors only, and no code but transformers' own."""
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, trust_remote_code=False).eval()
-
-
-@dataclass(frozen=True)
-class Front:
-    """Prompts that several rows share, each to be read once (P of them), and what is left to read in each row.
-
-    A prompt's last token is left to the rows, so that all completion tokens are predicted in the rows' own pass.
-    """
-
-    ids_PL: Tensor
-    seen_PL: Tensor
-    """False on the padding, which stands on the left."""
-    copy_N: Tensor
-    """The prompt of each row."""
-    rest_NT: Tensor
-    """The prompt's last token and the completion without its last."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A batch as a model reads it: each row its prompt, its completion and padding at the end.
-
-    Causal attention never looks right, so padding at the end needs no attention mask and shifts no position.
-    """
-
-    ids_NL: Tensor
-    row_C: Tensor
-    column_C: Tensor
-    """Where each completion token is predicted: one position before its own."""
-    step_C: Tensor
-    """Its place in the completion."""
-    target_C: Tensor
-    read: int
-    """Prompt and completion tokens, padding left out; a shared prompt counts in each row."""
-    front: Front | None
-    """None where reading prompts once would save too little."""
-
-    @property
-    def scored(self) -> int:
-        """Completion tokens."""
-        return len(self.target_C)
-
-
-def rows_of(batch: Batch, view: str) -> Rows:
-    """The rows of a batch behind the prompts of a view."""
-    if view not in batch.views:
-        raise ValueError(f"no view {view!r} in this batch; it has {sorted(batch.views)}")
-    prompts, device = batch.views[view], batch.tokens_NT.device
-    row_C, step_C = batch.mask_NT.nonzero(as_tuple=True)
-    lengths = [len(prompt) for prompt in prompts]
-    start_N = torch.tensor(lengths, device=device)
-    longest = int((start_N + batch.mask_NT.sum(-1).long()).max())
-    widest = max(lengths)
-    ids_NL = torch.zeros(len(prompts), longest, dtype=torch.long, device=device)
-    ids_NL[:, :widest] = torch.tensor([[*prompt, *[0] * (widest - len(prompt))] for prompt in prompts], device=device)
-    target_C = batch.tokens_NT[row_C, step_C]
-    place_C = start_N[row_C] + step_C
-    ids_NL[row_C, place_C] = target_C
-    read = sum(lengths) + len(target_C)
-    return Rows(ids_NL, row_C, place_C - 1, step_C, target_C, read, _front(prompts, batch.tokens_NT, read))
-
-
-def _front(prompts: Sequence[Sequence[int]], tokens_NT: Tensor, read: int) -> Front | None:
-    known: dict[tuple[int, ...], int] = {}
-    copy = [known.setdefault(tuple(prompt), len(known)) for prompt in prompts]
-    saved = sum(map(len, prompts)) - sum(map(len, known))
-    if saved < SHARE_AT * read or min(map(len, known)) < 2:
-        return None
-    device, longest = tokens_NT.device, max(map(len, known)) - 1
-    ids_PL = torch.tensor([[*[0] * (longest + 1 - len(ids)), *ids[:-1]] for ids in known], device=device)
-    seen_PL = torch.tensor([[i + len(ids) > longest for i in range(longest)] for ids in known], device=device)
-    last_N1 = torch.tensor([[prompt[-1]] for prompt in prompts], device=device)
-    return Front(ids_PL, seen_PL, torch.tensor(copy, device=device), torch.cat([last_N1, tokens_NT[:, :-1]], -1))
 
 
 class StreamedLM(nn.Module):
@@ -170,28 +95,75 @@ class StreamedLM(nn.Module):
         """Log-softmax at the temperature, [C, V], in float32 at least."""
         return token_logprobs(self.model.get_output_embeddings()(hidden_CH)[:, : self.vocabulary], self.temperature)
 
-    def forward(self, fn: PerToken, rows: Rows, frozen: Sequence[tuple[StreamedLM, Tensor]] = ()) -> tuple[Tensor, ...]:
+    @property
+    def parameter_count(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @torch.inference_mode()
+    def next_logprobs(self, prompts: Sequence[Sequence[int]], ids: Sequence[int]) -> list[list[float]]:
+        """Log-probs at temperature 1 of some ids as the token after each prompt, [Q][K]."""
+        device, last_Q = self.model.device, torch.tensor([len(prompt) - 1 for prompt in prompts])
+        longest = int(last_Q.max()) + 1
+        ids_QL = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts], device=device)
+        hidden_QLH = self.model.get_decoder()(input_ids=ids_QL, use_cache=False).last_hidden_state
+        logits_QV = self.model.get_output_embeddings()(hidden_QLH[torch.arange(len(prompts)), last_Q])[:, : self.vocabulary]
+        return token_logprobs(logits_QV)[:, list(ids)].tolist()
+
+    def forward(self, fn: PerToken, rows: Rows, frozen: Sequence[Sequence[Part]] = ()) -> tuple[Tensor, ...]:
         """`fn(own_CV, *frozen_CV, tokens_C)` over chunks, its results joined to [C] each.
 
         Args:
-            frozen: other models with their hidden states [C, H] at the same completion positions.
+            frozen: other distributions at the same completion positions, each a sum of parts.
         """
+        own_CH, count = self.hidden(rows), len(rows.target_C)
 
-        def one(tokens_C: Tensor, own_CH: Tensor, *others_CH: Tensor) -> tuple[Tensor, ...]:
+        def one(own_cH: Tensor, start: int) -> tuple[Tensor, ...]:
+            span, tokens_C = slice(start, start + len(own_cH)), rows.target_C[start : start + len(own_cH)]
             with torch.no_grad():
-                others = [model.logprobs(hidden) for (model, _), hidden in zip(frozen, others_CH, strict=True)]
-            values = fn(self.logprobs(own_CH), *others, tokens_C)
+                others = [_sum_of(parts, span) for parts in frozen]
+            values = fn(self.logprobs(own_cH), *others, tokens_C)
             if any(value.shape != tokens_C.shape for value in values):
                 shapes = [tuple(value.shape) for value in values]
                 raise ValueError(f"fn must return a tuple of tensors [{len(tokens_C)}], one value a position; got {shapes}")
             return values
 
-        parts = [each.split(self.chunk) for each in (rows.target_C, self.hidden(rows), *(hidden for _, hidden in frozen))]
-        if len(parts[0]) > 1 and torch.is_grad_enabled():
-            chunks = [checkpoint(one, *part, use_reentrant=False, preserve_rng_state=False) for part in zip(*parts, strict=True)]
+        starts = range(0, count, self.chunk)
+        if len(starts) > 1 and torch.is_grad_enabled():
+            chunks = [
+                checkpoint(one, own_CH[at : at + self.chunk], at, use_reentrant=False, preserve_rng_state=False) for at in starts
+            ]
         else:
-            chunks = [one(*part) for part in zip(*parts, strict=True)]
+            chunks = [one(own_CH[at : at + self.chunk], at) for at in starts]
         return tuple(torch.cat(column) for column in zip(*chunks, strict=True))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One frozen model's share in a distribution: its hidden states at some of the positions, and its coefficient there."""
+
+    model: StreamedLM
+    hidden_QH: Tensor
+    place_C: Tensor | None = None
+    """Which of the hidden states belongs to a position, -1 where none does; None where they are the positions' own."""
+    coef_C: Tensor | None = None
+
+
+def _sum_of(parts: Sequence[Part], span: slice) -> Tensor:
+    """Log-probs [c, V] of a span of positions: a single part's own, or the normalised sum."""
+    if len(parts) == 1 and parts[0].place_C is None:
+        return parts[0].model.logprobs(parts[0].hidden_QH[span])
+    total_CV = None
+    for part in parts:
+        assert part.place_C is not None
+        assert part.coef_C is not None
+        place_C = part.place_C[span]
+        here = (place_C >= 0).nonzero()[:, 0]
+        logp_QV = part.model.logprobs(part.hidden_QH[place_C[here]])
+        if total_CV is None:
+            total_CV = logp_QV.new_zeros(len(place_C), logp_QV.shape[-1])
+        total_CV.index_add_(0, here, part.coef_C[span][here, None] * logp_QV)
+    assert total_CV is not None
+    return torch.log_softmax(total_CV, -1)
 
 
 class TrainModels:
@@ -214,26 +186,50 @@ class TrainModels:
         self.policy, self.frozen, self.charge, self.bf16 = policy, frozen, charge, bf16
         self.policy_tokens = 0
 
-    def logprobs(self, batch: Batch, view: str = "") -> Tensor:
-        """Policy log-probs of the completion tokens, [N, T], 0 where masked."""
-        return self._stream(lambda logq_CV, tokens_C: (gather_logprobs(logq_CV, tokens_C),), batch, view, ())[0]
+    def logprobs(self, batch: Batch, view: str = "", keep_N: Tensor | None = None) -> Tensor:
+        """Policy log-probs of the completion tokens, [N, T], 0 where masked and in rows that are not kept."""
+        return self._stream(lambda logq_CV, tokens_C: (gather_logprobs(logq_CV, tokens_C),), batch, view, (), keep_N)[0]
 
-    def per_token(self, fn: PerToken, batch: Batch, frozen: Sequence[tuple[str, str]] = ()) -> tuple[Tensor, ...]:
+    def per_token(
+        self, fn: PerToken, batch: Batch, frozen: Sequence[tuple[str, str] | Mix] = (), keep_N: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         """`fn(policy_CV, *frozen_CV, tokens_C)` over chunks of completion positions; each result [N, T], 0 where masked.
 
-        `frozen` names (model, view) pairs; they are passed through once each, without gradient, and charged.
+        `frozen` names (model, view) pairs or mixes; they are passed through once each, without gradient, and charged.
         """
-        return self._stream(fn, batch, "", frozen)
+        return self._stream(fn, batch, "", frozen, keep_N)
 
-    def _stream(self, fn: PerToken, batch: Batch, view: str, frozen: Sequence[tuple[str, str]]) -> tuple[Tensor, ...]:
-        rows = rows_of(batch, view)
-        others = [(self._frozen(name), self._hidden(name, rows_of(batch, at))) for name, at in frozen]
+    def _stream(
+        self, fn: PerToken, batch: Batch, view: str, frozen: Sequence[tuple[str, str] | Mix], keep_N: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        rows = rows_of(batch, view, keep_N)
+        others = [self._parts(each, batch, rows, keep_N) for each in frozen]
         with self._autocast(rows):
             values = self.policy(fn, rows, others)
         if torch.is_grad_enabled():
             self.policy_tokens += rows.read
-        places = batch.mask_NT.nonzero(as_tuple=True)
+        places = (rows.kept_K[rows.row_C], rows.step_C)
         return tuple(value.new_zeros(batch.mask_NT.shape).index_put(places, value) for value in values)
+
+    def _parts(self, frozen: tuple[str, str] | Mix, batch: Batch, rows: Rows, keep_N: Tensor | None) -> list[Part]:
+        if not isinstance(frozen, Mix):
+            name, view = frozen
+            return [Part(self._frozen(name), self._hidden(name, rows_of(batch, view, keep_N)))]
+        parts = []
+        position_NT = torch.full(batch.mask_NT.shape, -1, device=batch.mask_NT.device)
+        position_NT[rows.kept_K[rows.row_C], rows.step_C] = torch.arange(len(rows.target_C), device=batch.mask_NT.device)
+        for name, view, coef_N in frozen.parts:
+            wanted_N = coef_N != 0 if keep_N is None else (coef_N != 0) & keep_N
+            if not bool(wanted_N.any()):
+                continue
+            read = rows_of(batch, view, wanted_N)
+            place_C = position_NT.new_full((len(rows.target_C),), -1)
+            place_C[position_NT[read.kept_K[read.row_C], read.step_C]] = torch.arange(len(read.target_C), device=place_C.device)
+            parts.append(Part(self._frozen(name), self._hidden(name, read), place_C, coef_N[rows.kept_K[rows.row_C]]))
+        if not parts:  # no row is wanted: something must stand in for the distribution of the one that is read
+            name, view, coef_N = frozen.parts[0]
+            return [Part(self._frozen(name), self._hidden(name, rows_of(batch, view, keep_N)))]
+        return parts
 
     @torch.no_grad()
     def _hidden(self, name: str, rows: Rows) -> Tensor:

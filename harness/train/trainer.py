@@ -17,6 +17,7 @@ from harness.seeds import python_random
 from harness.types import Batch, Example, Rollout
 
 from .collate import collate
+from .distributed import ALONE, World
 from .models import StreamedLM, TrainModels
 
 
@@ -70,14 +71,15 @@ class Trainer:
         bf16: autocast to bfloat16, on CUDA only.
         charge: called for each pass of a frozen model with its name, the tokens it read (prompts and completions) and the
             completion tokens it scored.
+        world: the processes that train together; each must be given the same examples.
     """
 
     def __init__(
         self, policy: Any, frozen: Mapping[str, Any], method: Method, optimization: Optimization, *,
         vocabulary: int, temperature: float, charge: Callable[[str, int, int], None],
-        micro_batch_tokens: int = 16384, chunk: int = 1024, bf16: bool = True,
+        micro_batch_tokens: int = 16384, chunk: int = 1024, bf16: bool = True, world: World = ALONE,
     ) -> None:  # fmt: skip
-        self.policy, self.method, self.optimization = policy.eval(), method, optimization
+        self.policy, self.method, self.optimization, self.world = policy.eval(), method, optimization, world
         self.micro_batch_tokens, self.device = micro_batch_tokens, policy.device
         self.parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
         narrow = {parameter.dtype for parameter in self.parameters} & {torch.float16, torch.bfloat16}
@@ -101,8 +103,16 @@ class Trainer:
         self.rounds = 0
         """Collected batches so far."""
 
-    def step(self, examples: Sequence[Example], seed: int) -> dict[str, float]:
+    def freeze_reference(self) -> None:
+        """The policy's present weights become the reference's, where a method has one."""
+        if "reference" in self.models.frozen:
+            self.models.frozen["reference"].model.load_state_dict(self.policy.state_dict())
+
+    def step(self, examples: Sequence[Example], seed: int, method: Method | None = None) -> dict[str, float]:
         """All updates of one collected batch, as many as the method's config says.
+
+        Args:
+            method: whose loss is taken and whose batch it is; by default the trainer's own (a warm start is another's).
 
         Returns `updates`, `skipped` (updates without examples or with no weight), `train_tokens` (prompt and completion
         tokens of policy passes with a gradient) and, unless all were skipped, `lr` of the last update and the means over
@@ -111,9 +121,10 @@ class Trainer:
         Raises:
             RunFault: a loss or a gradient is not finite; the weights are those before that update.
         """
-        config, tokens_before = self.method.config, self.models.policy_tokens
+        method = method or self.method
+        config, tokens_before = method.config, self.models.policy_tokens
         old: list[list[list[float]]] | None = None
-        if self.method.ratio and config.updates_per_batch * config.passes > 1:
+        if method.ratio and config.updates_per_batch * config.passes > 1:
             scores = iter(self.score([rollout for example in examples for rollout in example.rollouts]))
             old = [[next(scores) for _ in example.rollouts] for example in examples]
         seen: dict[str, list[float]] = defaultdict(list)
@@ -123,7 +134,7 @@ class Trainer:
             python_random(seed, "minibatch", self.rounds, number).shuffle(order)
             for i in range(config.updates_per_batch):
                 part = order[i * len(order) // config.updates_per_batch : (i + 1) * len(order) // config.updates_per_batch]
-                metrics = self._update([examples[j] for j in part], None if old is None else [old[j] for j in part])
+                metrics = self._update(method, [examples[j] for j in part], None if old is None else [old[j] for j in part])
                 skipped += metrics is None
                 for name, value in (metrics or {}).items():
                     seen[name].append(value)
@@ -132,25 +143,31 @@ class Trainer:
         if seen:
             result["lr"] = seen["lr"][-1]
         result["updates"], result["skipped"] = float(len(seen["lr"])), float(skipped)
-        result["train_tokens"] = float(self.models.policy_tokens - tokens_before)
+        result["train_tokens"] = self.world.total(
+            {"tokens": float(self.models.policy_tokens - tokens_before)}, self.device
+        )["tokens"]  # fmt: skip
         return result
 
-    def _update(self, examples: list[Example], old: list[list[list[float]]] | None) -> dict[str, float] | None:
+    def _update(
+        self, method: Method, examples: list[Example], old: list[list[list[float]]] | None
+    ) -> dict[str, float] | None:  # fmt: skip
         batches = []
         for part in self._micro_batches(examples):
             old_rows = None if old is None else [row for i in part for row in old[i]]
             batches.append(collate([examples[i] for i in part], self.device, old_rows, self.dtype))
-        weights: dict[str, float] = defaultdict(float)
+        weights: dict[str, float] = defaultdict(float)  # over all batches: every process knows them without asking
         for batch in batches:
-            for name, weight in self.method.weights(batch).items():
+            for name, weight in method.weights(batch).items():
                 weights[name] += weight
         if not any(weights.values()):
             return None
         self.optimizer.zero_grad(set_to_none=True)
         totals = dict.fromkeys((f"loss/{name}" for name, weight in weights.items() if weight), 0.0)
-        for batch in batches:
-            for name, value in self._backward(batch, weights).items():
+        for batch in self.world.share(batches):
+            for name, value in self._backward(method, batch, weights).items():
                 totals[f"loss/{name}"] += value
+        totals = self.world.total(totals, self.device)
+        self.world.join_gradients(self.parameters)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.optimization.max_grad_norm).item()
         if not math.isfinite(norm):
             raise RunFault(
@@ -164,11 +181,11 @@ class Trainer:
         self.updates += 1
         return {**totals, "grad_norm": norm, "lr": rate}
 
-    def _backward(self, batch: Batch, weights: Mapping[str, float]) -> dict[str, float]:
+    def _backward(self, method: Method, batch: Batch, weights: Mapping[str, float]) -> dict[str, float]:
         """Adds a micro-batch's share to the gradient; returns its share of each term."""
-        loss = self.method.loss(self.models, batch)
+        loss = method.loss(self.models, batch)
         if loss.keys() != weights.keys():
-            raise ValueError(f"{type(self.method).__name__}.loss gave {sorted(loss)}, its weights name {sorted(weights)}")
+            raise ValueError(f"{type(method).__name__}.loss gave {sorted(loss)}, its weights name {sorted(weights)}")
         shares = {name: term.coef * term.sum / weights[name] for name, term in loss.items() if weights[name]}
         values = {name: share.item() for name, share in shares.items()}
         for name, value in values.items():
@@ -192,6 +209,14 @@ class Trainer:
                 scores[i] = row[: len(rollouts[i].tokens)]
         return scores
 
+    def drift(self, rollouts: Sequence[Rollout]) -> float:
+        """How far the policy's log-probs are from those that the sampler wrote down: the mean distance a token, in nats."""
+        scored = self.score(rollouts)
+        gaps = [
+            abs(a - b) for r, row in zip(rollouts, scored, strict=True) for a, b in zip(r.logprobs or [], row, strict=True)
+        ]  # fmt: skip
+        return sum(gaps) / max(len(gaps), 1)
+
     def _micro_batches(self, examples: Sequence[Example]) -> list[list[int]]:
         """Indices of examples, short ones first, cut so that rows times the longest row stays within the budget."""
         longest = [_longest_row(example) for example in examples]
@@ -207,15 +232,18 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a bit-for-bit resume needs, by reference: save or copy it before the next step."""
+        reference = self.models.frozen.get("reference")
         return {
             "policy": self.policy.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "updates": self.updates, "rounds": self.rounds,
+            "reference": reference and reference.model.state_dict(), "updates": self.updates, "rounds": self.rounds,
         }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up what `state_dict` gave."""
         self.policy.load_state_dict(state["policy"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if state["reference"]:
+            self.models.frozen["reference"].model.load_state_dict(state["reference"])
         self.updates, self.rounds = state["updates"], state["rounds"]
 
     def save(self, folder: Path, tokenizer: Any) -> None:
