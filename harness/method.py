@@ -12,12 +12,11 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from harness import objectives as ob
 from harness.prompts import Template
 from harness.types import Batch, Collected, Example, Failure, Loss, Message, Models, Need, Prompt, Rollout, Term
 
 __all__ = [
-    "Ask", "Chooser", "Contrast", "Field", "Imitation", "Method", "MethodConfig", "Need", "SignalConfig", "Template", "Tools", "lost",
+    "Ask", "Chooser", "Field", "Imitation", "Method", "MethodConfig", "Need", "SignalConfig", "Template", "Tools", "lost",
     "shifted",
 ]  # fmt: skip
 
@@ -200,28 +199,6 @@ class Imitation(Method):
 
     def loss(self, models: Models, batch: Batch) -> Loss:
         return {"loss": Term(-(models.logprobs(batch) * batch.mask_NT).sum())}
-
-
-class Contrast(Method):
-    """The better of two answers against the worse, by how far the policy has moved from a frozen reference (DPO).
-
-    Examples hold pairs, the better answer first, with `preferred_N` 1, or 0 where there is no preference: such a pair
-    counts in the mean with loss 0 and is not read. The config has `form` (sigmoid, hinge, ipo) and `beta`.
-    """
-
-    def weights(self, batch: Batch) -> dict[str, float]:
-        return {"preference": len(batch.group_N) / 2}
-
-    def loss(self, models: Models, batch: Batch) -> Loss:
-        keep_N = batch.signal["preferred_N"] > 0
-        logps = models.per_token(
-            lambda logq_CV, logr_CV, tokens_C: (ob.gather_logprobs(logq_CV, tokens_C), ob.gather_logprobs(logr_CV, tokens_C)),
-            batch, [("reference", "")], keep_N,
-        )  # fmt: skip
-        scores = [ob.sequence_logprobs(logp_NT, batch.mask_NT, mean=False) for logp_NT in logps]
-        policy_B, reference_B = (score_N[::2] - score_N[1::2] for score_N in scores)
-        loss_B = ob.dpo(policy_B, reference_B, self.config.beta, self.config.form)
-        return {"preference": Term((loss_B * keep_N[::2]).sum())}
 
 
 def lost(group: Sequence[Rollout], failure: Failure) -> Example:

@@ -21,12 +21,13 @@ from typing import Annotated, Any, Literal
 from pydantic import model_validator
 
 from harness import objectives as ob
-from harness.method import Ask, Field, Method, MethodConfig, Need, SignalConfig, Tools, lost
+from harness.families import Ranked, RankedConfig
+from harness.method import Ask, Field, MethodConfig, Need, SignalConfig, Tools, lost
 from harness.replies import LETTERS, Ranking, after_thinking, blind_order, read_order
-from harness.types import Batch, Collected, Example, Failure, Loss, Models, Prompt, Rollout, Term
+from harness.types import Collected, Example, Failure, Prompt, Rollout
 
 
-class Config(SignalConfig):
+class Config(RankedConfig, SignalConfig):
     """Five cycles are the paper's bound, the other defaults ours. `shuffled` puts a random order in the critic's place."""
 
     group_size: int = Field(4, gt=1, le=len(LETTERS), description="student rollouts of a prompt and cycle (n)")
@@ -36,8 +37,6 @@ class Config(SignalConfig):
     dynamic: int = Field(2, ge=0, description="ranked examples of the run's own that are kept (Q), the newest")
     pushed: Literal["agreement", "ranking"] = Field("agreement", description="what joins Q: r*, or the critic's whole order")
     least_agreement: int = Field(3, gt=1, description="shortest r* that joins Q")
-    objective: Literal["rrhf", "pro"] = "rrhf"
-    sft_weight: float = Field(1.0, ge=0, description="coefficient of the cross entropy on the best candidate")
 
     @model_validator(mode="after")
     def _one_temperature_each(self) -> Config:
@@ -46,7 +45,7 @@ class Config(SignalConfig):
         return self
 
 
-class CycleAlign(Method):
+class CycleAlign(Ranked):
     Config = Config
     paper = "arXiv 2310.16271"
     summary = "a critic's rankings of the student's samples, with orders that both agree on as the critic's next examples"
@@ -106,18 +105,6 @@ class CycleAlign(Method):
         note = {"cycle": prompt.turn + 1, "order": order, "own_order": own, "common": len(common),
                 "tau": ob.kendall_tau(order, own), "dynamic": shown}  # fmt: skip
         return Example(tuple(candidates), {"rank_N": [float(order.index(i)) for i in range(len(order))]}, note=note)
-
-    def weights(self, batch: Batch) -> dict[str, float]:
-        best_N = batch.signal["rank_N"] == 0
-        return {"rank": float(best_N.sum()), "sft": float(batch.mask_NT[best_N].sum())}
-
-    def loss(self, models: Models, batch: Batch) -> Loss:
-        logp_NT, rank_N = models.logprobs(batch), batch.signal["rank_N"]
-        score_BK, present_BK = ob.by_group(ob.sequence_logprobs(logp_NT, batch.mask_NT, mean=True), batch.group_N)
-        ranking = ob.rrhf if self.config.objective == "rrhf" else ob.pro
-        rank_B = ranking(score_BK, ob.by_group(rank_N, batch.group_N)[0], present_BK)
-        best_NT = batch.mask_NT * (rank_N == 0)[:, None]
-        return {"rank": Term(rank_B.sum()), "sft": Term(-(logp_NT * best_NT).sum(), self.config.sft_weight)}
 
     def state_dict(self) -> dict[str, Any]:
         return {"newest": list(self._newest)}

@@ -12,18 +12,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Literal
 
-from harness.method import Contrast, Field, Need, SignalConfig, Tools, lost
+from harness.families import Contrast, ContrastConfig
+from harness.method import Field, Need, SignalConfig, Tools, lost
 from harness.types import Collected, Example, Failure, Prompt, Rollout
 
 
-class Config(SignalConfig):
+class Config(ContrastConfig, SignalConfig):
     """The paper's beta and form; `shuffled` gives each answer another answer's place."""
 
     group_size: int = Field(2, gt=1, description="student rollouts of a prompt (G)")
-    form: Literal["sigmoid", "hinge", "ipo"] = Field("sigmoid", description="of the preference loss")
-    beta: float = Field(0.1, gt=0, description="inverse temperature of the preference loss")
 
 
 class DPO(Contrast):

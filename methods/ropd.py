@@ -15,27 +15,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, StringConstraints, model_validator
 
-from harness import objectives as ob
-from harness.method import Ask, Field, Method, Need, SignalConfig, Tools, lost, shifted
+from harness.families import PolicyGradient, PolicyGradientConfig
+from harness.method import Ask, Field, Need, Tools, lost, shifted
 from harness.replies import Strict, after_thinking, blind_order, read_json
-from harness.types import Batch, Collected, Example, Failure, Loss, Models, Prompt, Rollout, Term
+from harness.types import Collected, Example, Failure, Prompt, Rollout
 
 
-class Config(SignalConfig):
+class Config(PolicyGradientConfig):
     """Defaults are the released configuration's. The control `signal: shuffled` grades with another prompt's rubric."""
 
     updates_per_batch: int = Field(4, gt=0, description="optimizer steps that a collected batch is split into")
-    group_size: int = Field(8, gt=1, description="student rollouts of a prompt (n)")
     references: int = Field(4, gt=0, description="teacher answers of a prompt (m)")
     teacher_temperature: float = Field(1.0, gt=0, description="temperature of the references")
     rubric_for: Literal["group", "answer"] = Field("group", description="one rubric for a group, or one for each rollout")
     verifier: Literal["blind", "named"] = Field("blind", description="whether the verifier is told who wrote an answer")
     answers_per_call: int | None = Field(None, gt=0, description="answers in one verification; none is all of them")
-    standardise: bool = Field(False, description="divide advantages by the group's deviation, as the paper writes them")
-    clip_low: float = Field(0.2, gt=0)
-    clip_high: float = Field(0.2, gt=0)
-    dual_clip: float = Field(3.0, gt=1)
-    sampler_cap: float = Field(2.0, gt=0, description="cap of the trainer-to-sampler ratio")
 
 
 class Criterion(Strict):
@@ -78,12 +72,11 @@ def read_verdicts(text: str, places: Sequence[int], criteria: int) -> dict[int, 
     return dict(zip(places, verdicts, strict=True))
 
 
-class ROPD(Method):
+class ROPD(PolicyGradient):
     Config = Config
     paper = "arXiv 2605.07396"
     summary = "a critic's weighted checklist, written from teacher answers, as the reward of a policy gradient"
     access = "text"
-    ratio = True
     needs = frozenset({Need.TEACHER_TEXT, Need.CRITIC})
 
     def collect(self, prompts: Sequence[Prompt], tools: Tools) -> Collected:
@@ -128,13 +121,6 @@ class ROPD(Method):
         note = notes[0] if self.config.rubric_for == "group" else {"answers": notes}
         return Example(tuple(group), {"reward_N": rewards}, note={"references": zs, **note})
 
-    def loss(self, models: Models, batch: Batch) -> Loss:
-        clip = {"low": self.config.clip_low, "high": self.config.clip_high, "dual": self.config.dual_clip}
-        advantage_N = ob.group_advantages(batch.signal["reward_N"], batch.group_N, standardise=self.config.standardise)
-        logp_NT, old_NT = models.logprobs(batch, keep_N=advantage_N != 0), batch.old_logp_NT
-        loss_NT = ob.clipped_policy_gradient(logp_NT, old_NT, advantage_N[:, None], **clip)
-        ratio_NT = ob.sampler_correction(logp_NT if old_NT is None else old_NT, batch.behaviour_logp_NT, self.config.sampler_cap)
-        return {"loss": Term((loss_NT * ratio_NT * batch.mask_NT).sum())}
 
 
 def _sifted(given: Sequence[Any], found: Sequence[Any]) -> tuple[list[Any], list[Example]]:

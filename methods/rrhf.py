@@ -8,23 +8,20 @@ L      = sum over (i above j) of max(0, p_j - p_i)  -  log q(best | x) per token
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
-from harness import objectives as ob
-from harness.method import Field, Method, Need, SignalConfig, Tools, lost
+from harness.families import Ranked, RankedConfig
+from harness.method import Field, Need, SignalConfig, Tools, lost
 from harness.replies import LETTERS, blind_order
-from harness.types import Batch, Collected, Example, Failure, Loss, Models, Prompt, Rollout, Term
+from harness.types import Collected, Example, Failure, Prompt, Rollout
 
 
-class Config(SignalConfig):
+class Config(RankedConfig, SignalConfig):
     """Rank and imitation 1 : 1 as the released scripts have it. `shuffled` ranks each group at random."""
 
     group_size: int = Field(4, gt=1, le=len(LETTERS), description="student rollouts of a prompt (n)")
-    objective: Literal["rrhf", "pro"] = "rrhf"
-    sft_weight: float = Field(1.0, ge=0, description="coefficient of the cross entropy on the best rollout")
 
 
-class RRHF(Method):
+class RRHF(Ranked):
     Config = Config
     paper = "arXiv 2304.05302"
     summary = "a ranking loss on mean log-probs of the student's samples as the critic orders them, and the best imitated"
@@ -51,15 +48,3 @@ class RRHF(Method):
         if self.config.signal == "shuffled":
             order = blind_order(f"shuffled {tools.seed} {prompt.id} {prompt.visit}", [rollout.text for rollout in best_first])
         return Example(tuple(best_first), {"rank_N": [float(place) for place in order]})
-
-    def weights(self, batch: Batch) -> dict[str, float]:
-        best_N = batch.signal["rank_N"] == 0
-        return {"rank": float(best_N.sum()), "sft": float(batch.mask_NT[best_N].sum())}
-
-    def loss(self, models: Models, batch: Batch) -> Loss:
-        logp_NT, rank_N = models.logprobs(batch), batch.signal["rank_N"]
-        score_BK, present_BK = ob.by_group(ob.sequence_logprobs(logp_NT, batch.mask_NT, mean=True), batch.group_N)
-        ranking = ob.rrhf if self.config.objective == "rrhf" else ob.pro
-        rank_B = ranking(score_BK, ob.by_group(rank_N, batch.group_N)[0], present_BK)
-        best_NT = batch.mask_NT * (rank_N == 0)[:, None]
-        return {"rank": Term(rank_B.sum()), "sft": Term(-(logp_NT * best_NT).sum(), self.config.sft_weight)}

@@ -19,12 +19,13 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from harness import objectives as ob
-from harness.method import Contrast, Field, Method, Need, SignalConfig, Template, Tools, lost
+from harness.families import Contrast, ContrastConfig
+from harness.method import Field, Method, Need, SignalConfig, Template, Tools, lost
 from harness.replies import after_thinking
 from harness.types import Batch, Collected, Example, Failure, Loss, Models, Prompt, Rollout, Term
 
 
-class Config(SignalConfig):
+class Config(ContrastConfig, SignalConfig):
     """Defaults are the released code's plain judgment; `shuffled` draws the winner of each judged pair by lot."""
 
     warm_prompts: int = Field(256, ge=0, description="prompts of the budget that the judge-augmented warm start takes first")
@@ -34,8 +35,6 @@ class Config(SignalConfig):
     judge_norm: Literal["token", "row"] = Field("token", description="what the loss of the judge rows is averaged over")
     agreement: bool = Field(False, description="a principle votes only if both orders name the same answer")
     confidence: float = Field(0.5, ge=0.5, lt=1, description="share of s_a + s_b that a vote needs; 0.5 lets all vote")
-    form: Literal["sigmoid", "hinge", "ipo"] = Field("sigmoid", description="of the preference loss")
-    beta: float = Field(0.1, gt=0, description="inverse temperature of the preference loss")
 
 
 class _JSFT(Method):

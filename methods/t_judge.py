@@ -12,31 +12,24 @@ from collections.abc import Sequence
 from functools import partial
 from random import Random
 
-from harness import objectives as ob
-from harness.method import Ask, Field, Method, Need, SignalConfig, Tools, lost
+from harness.families import PolicyGradient, PolicyGradientConfig
+from harness.method import Ask, Field, Need, Tools, lost
 from harness.replies import Scores, after_thinking, blind_order, read_scores
-from harness.types import Batch, Collected, Example, Failure, Loss, Models, Prompt, Rollout, Term
+from harness.types import Collected, Example, Failure, Prompt, Rollout
 
 
-class Config(SignalConfig):
+class Config(PolicyGradientConfig):
     """Defaults are those of `ropd`, so that only the reward differs. `signal: shuffled` permutes a group's scores."""
 
     updates_per_batch: int = Field(4, gt=0, description="optimizer steps that a collected batch is split into")
-    group_size: int = Field(8, gt=1, description="student rollouts of a prompt (n)")
     answers_per_call: int | None = Field(None, gt=0, description="answers in one call of the critic; none is all of them")
-    standardise: bool = Field(False, description="divide advantages by the group's deviation")
-    clip_low: float = Field(0.2, gt=0)
-    clip_high: float = Field(0.2, gt=0)
-    dual_clip: float = Field(3.0, gt=1)
-    sampler_cap: float = Field(2.0, gt=0, description="cap of the trainer-to-sampler ratio")
 
 
-class TJudge(Method):
+class TJudge(PolicyGradient):
     Config = Config
     paper = "arXiv 2605.07396 (baseline)"
     summary = "a critic's score of the whole answer as the reward of a policy gradient"
     access = "text"
-    ratio = True
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -71,11 +64,3 @@ class TJudge(Method):
         answers = [after_thinking(group[i].text) for i in cut]
         messages = tools.template("judge")(question=group[0].prompt.question, answers=answers)
         return Ask(messages, partial(read_scores, answers=len(cut)), schema=Scores.model_json_schema())
-
-    def loss(self, models: Models, batch: Batch) -> Loss:
-        clip = {"low": self.config.clip_low, "high": self.config.clip_high, "dual": self.config.dual_clip}
-        advantage_N = ob.group_advantages(batch.signal["reward_N"], batch.group_N, standardise=self.config.standardise)
-        logp_NT, old_NT = models.logprobs(batch, keep_N=advantage_N != 0), batch.old_logp_NT
-        loss_NT = ob.clipped_policy_gradient(logp_NT, old_NT, advantage_N[:, None], **clip)
-        ratio_NT = ob.sampler_correction(logp_NT if old_NT is None else old_NT, batch.behaviour_logp_NT, self.config.sampler_cap)
-        return {"loss": Term((loss_NT * ratio_NT * batch.mask_NT).sum())}

@@ -222,9 +222,10 @@ def test_a_warm_start_comes_out_of_the_budget_and_is_what_the_reference_is(
         def stopping(self) -> bool:
             return self.rounds == 3
 
-    with assemble(spec, ["alpaca"], lambda word: None) as run, pytest.raises(Interrupted):
+    with assemble(spec, ["alpaca"], lambda word: None) as run:
         first = {name: value.clone() for name, value in run.trainer.policy.state_dict().items()}
-        train(run, store, Stops())
+        with pytest.raises(Interrupted):
+            train(run, store, Stops())
     with assemble(spec, ["alpaca"], lambda word: None) as run:
         train(run, store, Silent())
         reference = run.trainer.models.frozen["reference"].model.state_dict()

@@ -47,7 +47,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "seqkd": [{"texts": 2, "teacher_temperature": 1.0}, {"signal": "shuffled"}],
     "gkd": [{"on_policy": 1.0, "beta": 1.0}, {"on_policy": 0.0}, {"signal": "shuffled"}],
     "pad": [
-        {"alpha": 0.5, "divergence": "ppd_reverse"}, {"alpha": 1.0, "divergence": "vpd"}, {"signal": "shuffled", "orders": "single"},
+        {"alpha": 0.5, "divergence": "ppd_reverse"}, {"alpha": 1.0, "divergence": "vpd"},
+        {"signal": "shuffled", "orders": "single"},
         {"samples": 7, "kept": 6, "renormalise": False},
     ],
 }
@@ -187,3 +188,17 @@ def test_what_it_remembers_survives_a_save(name: str, settings: dict[str, Any]) 
     resumed.load_state_dict(state)
     assert json.loads(json.dumps(resumed.state_dict())) == state
     assert collected(resumed, visit=1) == collected(method, visit=1)
+
+
+@each_method
+def test_its_warm_start_asks_what_it_declares_and_can_be_learnt_from(name: str) -> None:
+    method, used = method_of(name, {}, warm_prompts=4), Counter[str]()
+    warm = method.warm_start
+    assert warm is not None
+    assert method_of(name, {}, warm_prompts=0).warm_start is None
+    examples = warm.collect(prompts(3), tools_for(warm, used)).examples
+    assert {need for need in Need if used[need.name] > 0} == warm.needs
+    batch = batch_of(examples)
+    loss = warm.loss(TrainModels(StreamedLM(tiny(vocabulary=SIZE), vocabulary=SIZE), {}, lambda *_: None), batch)
+    assert loss.keys() == warm.weights(batch).keys()
+    assert all(math.isfinite(float(term.sum.detach())) and term.sum.requires_grad for term in loss.values())
