@@ -85,6 +85,21 @@ def run(
     runner.finish(spec, store, suites, progress, already=found == "finished")
 
 
+@app.command("eval", epilog="Example:  harness eval 7f3a91c2 --suite alpaca --best-of 4")
+def eval_(
+    run: Annotated[str, typer.Argument(help="A finished run: its name, the beginning of its identity, or its folder.")],
+    best_of: Annotated[int, typer.Option("--best-of", help="Samples of each item, of which the student itself picks one.")],
+    suite: Annotated[str, typer.Option("--suite", "-s", help="The suite to score.")] = "alpaca",
+    mark: Annotated[str, typer.Option("--mark", help="The mark whose weights are scored.")] = "1",
+    temperature: Annotated[float, typer.Option("--temperature", help="At which the samples are drawn.")] = 1.0,
+    debug: DebugOption = False,
+) -> None:
+    """Score a run's student when each answer wins a knockout among N samples that it judges itself."""
+    from harness import runner
+
+    runner.choose(runner.finished(run, suite, mark, best_of, temperature), suite, mark, best_of, temperature)
+
+
 @app.command("list")
 def list_(
     what: Annotated[str, typer.Argument(help="methods, suites, tracks, runs or meters.")] = "methods",

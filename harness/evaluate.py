@@ -23,16 +23,16 @@ def evaluate(run: Assembled, store: RunStore, name: str, mark: str) -> dict[str,
     Returns the metrics by decoding ("greedy", "t1" ...; the track's first is the headline), with the embedded world's
     own grading as `gold` where the track records it, and the paired change from mark 0.
     """
-    path = _path(store, name, mark)
+    path = scores_path(store, name, mark)
     if path.exists():
         return stored(store, name, mark)
     suite = run.suites[name]
     items = suite.items()
-    result: dict[str, Any] = _head(run, name, mark, len(items))
+    result: dict[str, Any] = head(run, name, mark, len(items))
     with run.ledger.off_the_clock():
         for temperature in run.track.evaluation.temperatures:
             answers = _student_answers(run, items, temperature)
-            result[decoding(temperature)] = _graded(run, store, name, items, answers, mark, decoding(temperature))
+            result[decoding(temperature)] = graded(run, store, name, items, answers, mark, decoding(temperature))
     how = result["headline"]
     start, now = (item_scores(store.evaluation(name), at, how) for at in ("0", mark))
     paired = [now[item] - start[item] for item in now if item in start]
@@ -43,36 +43,38 @@ def evaluate(run: Assembled, store: RunStore, name: str, mark: str) -> dict[str,
 
 def evaluate_teacher(run: Assembled, store: RunStore, name: str) -> dict[str, Any]:
     """Scores the teacher as a contestant by its own greedy answers. One it could not give leaves it unscored."""
-    path = _path(store, name, "teacher")
+    path = scores_path(store, name, "teacher")
     if path.exists():
         return stored(store, name, "teacher")
     items = run.suites[name].items()
-    result = _head(run, name, "teacher", len(items))
+    result = head(run, name, "teacher", len(items))
     with run.ledger.off_the_clock():
         texts = run.teacher.solutions([Prompt(item.id, item.messages, source=name) for item in items])
         answers = [Answer(item.id, text, "stop", 0) for item, text in zip(items, texts, strict=True) if isinstance(text, str)]
         result["unanswered"] = len(items) - len(answers)
         if not result["unanswered"]:
-            result["greedy"] = _graded(run, store, name, items, answers, "teacher", "greedy")
+            result["greedy"] = graded(run, store, name, items, answers, "teacher", "greedy")
     write_atomically(path, json_text(result))
     return result
 
 
 def scored(store: RunStore, name: str, mark: str) -> bool:
     """Whether a mark (or "teacher") has its scores on a suite on file."""
-    return _path(store, name, mark).exists()
+    return scores_path(store, name, mark).exists()
 
 
 def stored(store: RunStore, name: str, mark: str) -> dict[str, Any]:
     """The scores on file of a suite at a mark (or of the "teacher")."""
-    return json.loads(_path(store, name, mark).read_text(encoding="utf-8"))
+    return json.loads(scores_path(store, name, mark).read_text(encoding="utf-8"))
 
 
-def _path(store: RunStore, name: str, mark: str) -> Path:
+def scores_path(store: RunStore, name: str, mark: str) -> Path:
+    """Where the scores of a suite at a mark lie."""
     return store.evaluation(name) / "marks" / f"{mark_stem(mark)}.json"
 
 
-def _head(run: Assembled, name: str, mark: str, n: int) -> dict[str, Any]:
+def head(run: Assembled, name: str, mark: str, n: int) -> dict[str, Any]:
+    """What the scores of a suite at a mark begin with, over n items."""
     suite = run.suites[name]
     return {
         "schema": "harness.scores/1", "suite": name, "version": suite.version, "metric": suite.metric, "n": n, "mark": mark,
@@ -101,9 +103,10 @@ def _student_answers(run: Assembled, items: Sequence[Item], temperature: float) 
     ]
 
 
-def _graded(
+def graded(
     run: Assembled, store: RunStore, name: str, items: Sequence[Item], answers: Sequence[Answer], mark: str, how: str
 ) -> dict[str, Any]:
+    """Grades answers to all items and keeps answers, verdicts and item scores under mark and decoding; returns the metrics."""
     suite, folder, stem = run.suites[name], store.evaluation(name), f"{mark_stem(mark)}.{how}"
     records = suite.grade(answers, run.judge if suite.needs_judge else None)
     metrics = suite.aggregate(records)

@@ -58,6 +58,10 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
 
 
+OUTSIDE = ("cli.py", "display.py", "inference.py", "listing.py", "runner.py", "skeleton.py")
+"""Modules of the harness that act before or after a run, or show it."""
+
+
 @cache
 def source_digest(method: str) -> str:
     """Names the source that can influence a run's result: not the command line, the reports or other methods."""
@@ -69,7 +73,7 @@ def source_digest(method: str) -> str:
             if package == "methods":
                 apart = path.stem != method and f"prompts/{method}/" not in told
             else:
-                apart = told.startswith(("report/", "data/skeleton/")) or told in ("cli.py", "display.py", "skeleton.py")
+                apart = told.startswith(("report/", "data/skeleton/")) or told in OUTSIDE
             if path.suffix in (".py", ".jinja", ".yaml") and not apart:
                 total.update(f"{package}/{told}\0".encode() + path.read_bytes())
     return total.hexdigest()
