@@ -28,7 +28,7 @@ def rubric_request(question, references, students):
 
 
 def verdict_request(question, rubric, answers):
-    return load(PROMPTS, "en", "verifier")(question=question, rubric=rubric, answers=answers)
+    return load(PROMPTS, "en", "verifier")(question=question, rubric=rubric, answers=answers, writers=[])
 
 
 def scene(kind, number, m=4, n=8):
