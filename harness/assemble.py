@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import environment, registry
+from harness.answering import LocalWriter
 from harness.clients.cache import ReplyCache
 from harness.clients.metered import Client
 from harness.clients.roles import ServedCritic, ServedJudge, ServedTeacher
@@ -18,18 +19,19 @@ from harness.errors import CapabilityError, SpecError
 from harness.generate.hf import HFGenerator
 from harness.generate.student import ChatCodec, MeteredStudent
 from harness.ledger import Ledger
+from harness.materials import check_overlap, the_suites, training_prompts
 from harness.method import Method, Tools
 from harness.prompts import load
 from harness.seeds import python_random
 from harness.spans import Spans
 from harness.spec import RunSpec
-from harness.stream import Stream, read_prompts
+from harness.stream import Stream
 from harness.suite import Judge, Suite
 from harness.supply import FrozenChooser, Outcomes, Preferences, solutions
-from harness.tracks import LocalModel, Track, explain
+from harness.tracks import LocalModel, Track
 from harness.train.models import load_causal_lm
 from harness.train.trainer import Optimization, Trainer
-from harness.types import Message, Need, Prompt
+from harness.types import Message, Need
 
 
 @dataclass
@@ -49,7 +51,8 @@ class Assembled:
     teacher: ServedTeacher
     judge: Judge
     gold: Callable[[Sequence[Message], str], float | None] | None
-    clients: list[Client]
+    clients: dict[str, Client]
+    """By role."""
     parameters: int
     spans: Spans
     began: float
@@ -63,6 +66,11 @@ class Assembled:
 
     def decode(self, tokens: Sequence[int]) -> str:
         return self.codec.text(tokens)
+
+    @property
+    def writer(self) -> LocalWriter:
+        """The student as one who answers a suite."""
+        return LocalWriter(self.generator, self.codec)
 
     def load_weights(self, folder: Path) -> None:
         """Puts a checkpoint's weights in the student's place, for scoring it."""
@@ -82,59 +90,8 @@ class Assembled:
 
     def clock(self) -> dict[str, Any]:
         """Readings that may differ between equal runs: seconds, where those of a round went, and who was asked."""
-        calls = {client.role: {"sent": client.sent, "cached": client.hits} for client in self.clients}
+        calls = {client.role: {"sent": client.sent, "cached": client.hits} for client in self.clients.values()}
         return {"seconds": round(time.monotonic() - self.began, 3), "spans": self.spans.take(), "calls": calls}
-
-
-def the_suites(track: Track, names: Sequence[str]) -> dict[str, Suite]:
-    """The suites by name, with the items that the track gives them.
-
-    Raises:
-        SpecError: an unknown suite, one the track has no items for, or settings that do not fit.
-        SuiteError: an asset is missing.
-    """
-    from pydantic import ValidationError
-
-    result = {}
-    for name in names:
-        cls = registry.suite(name)
-        if name not in track.suites:
-            raise SpecError(
-                f"track {track.name} has no items for the suite {name!r}", where=f"--suite {name}",
-                fix=f"this track has: {', '.join(track.suites)}",
-            )  # fmt: skip
-        try:
-            result[name] = cls(cls.Config.model_validate(track.suites[name]))
-        except ValidationError as error:
-            raise SpecError(explain(error, cls.Config), where=f"track {track.name}: suites.{name}") from error
-        result[name].items()
-    return result
-
-
-def training_prompts(track: Track) -> list[Prompt]:
-    """The track's training prompts in their fixed order."""
-    if track.prompts.source == "pocket":
-        from harness.pocket import world
-
-        return world.prompts(track.prompts)
-    return read_prompts(track.prompts.source)[: track.prompts.count]
-
-
-def check_overlap(prompts: Sequence[Prompt], suites: dict[str, Suite]) -> None:
-    """Refuses a run whose training prompts are also asked by a suite.
-
-    Raises:
-        SpecError: exact overlap, with its count and an example.
-    """
-    trained = {" ".join(prompt.question.split()).lower() for prompt in prompts}
-    for name, suite in suites.items():
-        asked = (" ".join(" ".join(m["content"] for m in item.messages).split()).lower() for item in suite.items())
-        both = [text for text in asked if text in trained]
-        if both:
-            raise SpecError(
-                f"{len(both)} items of the suite {name!r} are among the training prompts, for example {both[0][:60]!r}",
-                where="prompts", fix="take these prompts out of the training data",
-            )  # fmt: skip
 
 
 def _needs(method: Method) -> frozenset[Need]:
@@ -253,7 +210,7 @@ def assemble(spec: RunSpec, suites: Sequence[str], tell: Callable[[str], None]) 
         python_random("stream", spec.seed).shuffle(order)
         yield Assembled(
             spec, track, method, ledger, Stream(prompts, order), tools, trainer, generator, codec, the_suites_by_name,
-            teacher, ServedJudge(clients["judge"]), _gold(track), list(clients.values()), parameters, spans, began,
+            teacher, ServedJudge(clients["judge"]), _gold(track), clients, parameters, spans, began,
         )  # fmt: skip
 
 

@@ -67,6 +67,7 @@ def run(
     from harness import environment, runner
     from harness.display import Progress
     from harness.errors import SpecError
+    from harness.materials import check_names
     from harness.spec import resolve
     from harness.store import RunStore
 
@@ -75,7 +76,7 @@ def run(
     if mode not in ("auto", "live", "plain", "none"):
         raise SpecError(f"no display named {mode!r}", where=f"--display {mode}", fix="one of auto, live, plain, none")
     spec, origins = resolve(method, track, seed, setting, budget)
-    runner.check_suites(spec, suites)
+    check_names(spec.track, suites)
     store, found = RunStore.open(spec, origins, environment.runs_dir(), fresh=fresh)
     console = Console(stderr=True, highlight=False)
     progress = Progress(spec, found, suites, mode, console, as_json)

@@ -28,6 +28,12 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distillation-harness"
 
 
+def assets_dir() -> Path | None:
+    """HARNESS_ASSETS_DIR: the user's folder of files that suites need and the project may not ship."""
+    chosen = os.environ.get("HARNESS_ASSETS_DIR")
+    return Path(chosen) if chosen else None
+
+
 def display() -> str:
     """HARNESS_DISPLAY: auto, live, plain or none."""
     return os.environ.get("HARNESS_DISPLAY") or "auto"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from harness.answering import ServedWriter, answer_all, conversation, whole
 from harness.store import RunStore, canonical, json_text, mark_stem, write_atomically
-from harness.types import Answer, Item, Metric, Prompt, Sampling
+from harness.suite import Suite, flags_of
+from harness.types import Answer, Failure, Item, Metric, Record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,19 +23,23 @@ if TYPE_CHECKING:
 def evaluate(run: Assembled, store: RunStore, name: str, mark: str) -> dict[str, Any]:
     """Scores the current weights on a suite at a mark; what is on file already is not done again.
 
-    Returns the metrics by decoding ("greedy", "t1" ...; the track's first is the headline), with the embedded world's
-    own grading as `gold` where the track records it, and the paired change from mark 0.
+    Returns the metrics by decoding ("greedy", "t1" ...; the first is the headline), with the embedded world's own grading
+    as `gold` where the track records it, and the paired change from mark 0.
     """
     path = scores_path(store, name, mark)
     if path.exists():
         return stored(store, name, mark)
-    suite = run.suites[name]
+    suite, settings = run.suites[name], run.track.evaluation
     items = suite.items()
-    result: dict[str, Any] = head(run, name, mark, len(items))
+    ways = decodings(items, settings.temperatures)
+    result: dict[str, Any] = {**head(run, name, mark), "headline": next(iter(ways))}
     with run.ledger.off_the_clock():
-        for temperature in run.track.evaluation.temperatures:
-            answers = _student_answers(run, items, temperature)
-            result[decoding(temperature)] = graded(run, store, name, items, answers, mark, decoding(temperature))
+        for how, temperature in ways.items():
+            answers = whole(
+                answer_all(items, run.writer, temperature=temperature, max_tokens=settings.max_tokens, seed=settings.seed,
+                           samples=suite.samples), "the student",
+            )  # fmt: skip
+            result[how] = graded(run, store, name, answers, mark, how, export=how == result["headline"])
     how = result["headline"]
     start, now = (item_scores(store.evaluation(name), at, how) for at in ("0", mark))
     paired = [now[item] - start[item] for item in now if item in start]
@@ -46,14 +53,18 @@ def evaluate_teacher(run: Assembled, store: RunStore, name: str) -> dict[str, An
     path = scores_path(store, name, "teacher")
     if path.exists():
         return stored(store, name, "teacher")
-    items = run.suites[name].items()
-    result = head(run, name, "teacher", len(items))
+    suite, settings = run.suites[name], run.track.evaluation
+    items = suite.items()
+    result = {**head(run, name, "teacher"), "headline": "greedy"}
     with run.ledger.off_the_clock():
-        texts = run.teacher.solutions([Prompt(item.id, item.messages, source=name) for item in items])
-        answers = [Answer(item.id, text, "stop", 0) for item, text in zip(items, texts, strict=True) if isinstance(text, str)]
-        result["unanswered"] = len(items) - len(answers)
+        answers: Sequence[Answer | Failure] = [Failure("refused", "a server tells no likelihoods")]
+        if not any(item.continuations or item.plain for item in items):
+            answers = answer_all(items, ServedWriter(run.clients["teacher"]), temperature=0.0, max_tokens=settings.max_tokens,
+                                 seed=settings.seed, samples=suite.samples)  # fmt: skip
+        found = [answer for answer in answers if isinstance(answer, Answer)]
+        result["unanswered"] = len(items) * suite.samples - len(found)
         if not result["unanswered"]:
-            result["greedy"] = graded(run, store, name, items, answers, "teacher", "greedy")
+            result["greedy"] = graded(run, store, name, found, "teacher", "greedy", export=True)
     write_atomically(path, json_text(result))
     return result
 
@@ -73,13 +84,25 @@ def scores_path(store: RunStore, name: str, mark: str) -> Path:
     return store.evaluation(name) / "marks" / f"{mark_stem(mark)}.json"
 
 
-def head(run: Assembled, name: str, mark: str, n: int) -> dict[str, Any]:
-    """What the scores of a suite at a mark begin with, over n items."""
+def head(run: Assembled, name: str, mark: str) -> dict[str, Any]:
+    """What the scores of a suite at a mark begin with."""
     suite = run.suites[name]
     return {
-        "schema": "harness.scores/1", "suite": name, "version": suite.version, "metric": suite.metric, "n": n, "mark": mark,
-        "headline": decoding(run.track.evaluation.temperatures[0]), "judge": run.judge.id if suite.needs_judge else None,
+        "schema": "harness.scores/1", "suite": name, "version": suite.version, "data": suite.data_hash, "metric": suite.metric,
+        "scale": list(suite.scale), "n": len(suite.items()), "mark": mark, "judge": run.judge.id if suite.needs_judge else None,
     }  # fmt: skip
+
+
+def decodings(items: Sequence[Item], temperatures: Sequence[float]) -> dict[str, float]:
+    """How a suite's items are answered, the headline first: the names of decodings with their temperatures.
+
+    Where the protocol sets the temperatures itself, or reads likelihoods, there is one way alone.
+    """
+    if any(item.temperature is not None for item in items):
+        return {"protocol": temperatures[0]}
+    if any(item.continuations for item in items):
+        return {"likelihood": 0.0}
+    return {decoding(temperature): temperature for temperature in temperatures}
 
 
 def decoding(temperature: float) -> str:
@@ -92,46 +115,53 @@ def item_scores(folder: Path, mark: str, how: str) -> dict[str, float]:
     return json.loads((folder / "items" / f"{mark_stem(mark)}.{how}.json").read_text(encoding="utf-8"))
 
 
-def _student_answers(run: Assembled, items: Sequence[Item], temperature: float) -> list[Answer]:
-    sampling = Sampling(temperature, run.track.evaluation.max_tokens)
-    prompts = [run.encode(item.messages) for item in items]
-    keys = [("evaluate", run.track.evaluation.seed, item.id, f"{temperature:g}") for item in items]
-    written = run.generator.generate(prompts, sampling, keys)
-    return [
-        Answer(item.id, run.decode(reply.tokens), reply.finish, len(reply.tokens))
-        for item, reply in zip(items, written, strict=True)
-    ]
-
-
 def graded(
-    run: Assembled, store: RunStore, name: str, items: Sequence[Item], answers: Sequence[Answer], mark: str, how: str
+    run: Assembled, store: RunStore, name: str, answers: Sequence[Answer], mark: str, how: str, export: bool = False
 ) -> dict[str, Any]:
-    """Grades answers to all items and keeps answers, verdicts and item scores under mark and decoding; returns the metrics."""
+    """Grades answers to all items and keeps answers, verdicts and item scores under mark and decoding; returns the metrics.
+
+    Args:
+        export: also write the field's own files.
+    """
     suite, folder, stem = run.suites[name], store.evaluation(name), f"{mark_stem(mark)}.{how}"
-    records = suite.grade(answers, run.judge if suite.needs_judge else None)
-    metrics = suite.aggregate(records)
     if not (folder / "items.jsonl").exists():
-        asked = [
-            {"id": item.id, "question": Prompt(item.id, item.messages).question, "reference": item.reference,
-             "category": item.category}
-            for item in items
-        ]  # fmt: skip
-        _write_lines(folder / "items.jsonl", asked)
-    _write_lines(folder / "answers" / f"{stem}.jsonl", [asdict(answer) for answer in answers])
-    _write_lines(folder / "records" / f"{stem}.jsonl", [asdict(record) for record in records])
-    write_atomically(folder / "items" / f"{stem}.json", canonical(suite.item_scores(records)) + "\n")
-    if how == decoding(run.track.evaluation.temperatures[0]):
+        write_items(folder, suite)
+    write_lines(folder / "answers" / f"{stem}.jsonl", answers)
+    records = suite.grade(answers, run.judge if suite.needs_judge else None)
+    result = keep(folder, stem, suite, answers, records)
+    if export:
         exported = folder / "export" / mark_stem(mark)
         shutil.rmtree(exported, ignore_errors=True)
         suite.export(exported, answers, records, f"{store.spec.method}-s{store.spec.seed}" if mark != "teacher" else "teacher")
-    result: dict[str, Any] = {key: asdict(metric) for key, metric in metrics.items()}
     if run.gold is not None:
-        graded = [run.gold(item.messages, answer.text) for item, answer in zip(items, answers, strict=True)]
-        result["gold"] = asdict(mean_metric([score for score in graded if score is not None], len(items)))
-    lengths = [answer.tokens for answer in answers]
-    result["truncated"] = sum(answer.finish == "length" for answer in answers)
-    result["tokens"] = sum(lengths) / max(len(lengths), 1)
+        found = [
+            run.gold(conversation(item, answer.replies[:turn]), reply)
+            for item, answer in suite.paired(answers) if not item.continuations
+            for turn, reply in enumerate(answer.replies)
+        ]  # fmt: skip
+        result["gold"] = asdict(mean_metric([score for score in found if score is not None], len(found)))
     return result
+
+
+def keep(folder: Path, stem: str, suite: Suite, answers: Sequence[Answer], records: Sequence[Record]) -> dict[str, Any]:
+    """Writes verdicts and item scores; returns the metrics, what is wrong with the answers, and what is missing and why."""
+    write_lines(folder / "records" / f"{stem}.jsonl", records)
+    write_atomically(folder / "items" / f"{stem}.json", canonical(suite.item_scores(records)) + "\n")
+    result: dict[str, Any] = {key: asdict(metric) for key, metric in suite.aggregate(records).items()}
+    result["truncated"] = sum(answer.finish == "length" for answer in answers)
+    result["empty"] = sum("empty" in flags_of(answer) for answer in answers)
+    result["tokens"] = sum(answer.tokens for answer in answers) / max(len(answers), 1)
+    result["lost"] = dict(Counter(record.status for record in records if record.score is None))
+    return result
+
+
+def write_items(folder: Path, suite: Suite) -> None:
+    """`items.jsonl`: what was asked, with references and categories."""
+    write_atomically(folder / "items.jsonl", "".join(
+        canonical({"id": item.id, "question": item.question, "reference": item.reference, "category": item.category,
+                   "follow_ups": item.follow_ups}) + "\n"
+        for item in suite.items()
+    ))  # fmt: skip
 
 
 def mean_metric(scores: Sequence[float], asked: int) -> Metric:
@@ -144,5 +174,6 @@ def mean_metric(scores: Sequence[float], asked: int) -> Metric:
     return Metric(mean, spread, n, asked - n)
 
 
-def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    write_atomically(path, "".join(canonical(row) + "\n" for row in rows))
+def write_lines(path: Path, rows: Sequence[Answer] | Sequence[Record]) -> None:
+    """A line a row."""
+    write_atomically(path, "".join(canonical(asdict(row)) + "\n" for row in rows))

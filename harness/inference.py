@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from harness import objectives as ob
+from harness.errors import SuiteError
 from harness.evaluate import decoding, graded, head, item_scores, mean_metric, scores_path
 from harness.prompts import SHARED, load
 from harness.replies import after_thinking
@@ -95,6 +96,9 @@ def best_of(run: Assembled, store: RunStore, name: str, mark: str, count: int, t
     and "t1-long4"; under `versus_one` the paired differences to the first sample; under `inference` what was charged.
     """
     kept = row_name(mark, temperature, count)
+    if any(item.follow_ups or item.continuations or item.temperature is not None for item in run.suites[name].items()):
+        raise SuiteError(f"best of N takes one written answer an item, at the temperature given; {name} asks otherwise",
+                         where=f"--suite {name}", fix="choose another suite: harness list suites")  # fmt: skip
     run.load_weights(store.checkpoint(mark))
     items, seed, one = run.suites[name].items(), run.track.evaluation.seed, decoding(temperature)
     before = dict(run.ledger.evaluation)
@@ -111,12 +115,12 @@ def best_of(run: Assembled, store: RunStore, name: str, mark: str, count: int, t
             f"{one}-short{count}": [shortest(each) for each in answers],
             f"{one}-long{count}": [longest(each) for each in answers],
         }
-        result = {**head(run, name, kept, len(items)), "headline": f"{one}-best{count}", "decodings": list(chosen)}
+        result = {**head(run, name, kept), "headline": f"{one}-best{count}", "decodings": list(chosen)}
         result["source"] = source_digest(store.spec.method)
         result["inference"] = {meter: run.ledger.evaluation[meter] - before[meter] for meter in METERS}
         for how, places in chosen.items():
             picked = [each[place] for each, place in zip(answers, places, strict=True)]
-            result[how] = graded(run, store, name, items, picked, kept, how)
+            result[how] = graded(run, store, name, picked, kept, how)
     scores = {how: item_scores(store.evaluation(name), kept, how) for how in chosen}
     result["versus_one"] = {
         how: asdict(mean_metric([now[item] - scores[one][item] for item in now if item in scores[one]], len(items)))

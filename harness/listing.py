@@ -14,7 +14,7 @@ from harness import environment, registry, tracks
 from harness.display import amount, bounds, clean, headline
 from harness.errors import HarnessError, SpecError, nearest
 from harness.ledger import METERS
-from harness.spec import digest_of, resolve
+from harness.spec import conditions_digest, resolve
 from harness.store import find, mark_stem, read_lines
 
 KINDS = ("methods", "suites", "tracks", "runs", "meters")
@@ -107,7 +107,7 @@ def _runs() -> list[dict[str, Any]]:
             for suite in sorted(folder.glob("suites/*"))
             if (suite / "marks" / "1.json").exists()
         ]
-        rows.append({"run": folder.name, "track": f"{folder.parent.name}@{digest_of(spec['track'])[:8]}", "state": state,
+        rows.append({"run": folder.name, "track": f"{folder.parent.name}@{conditions_digest(spec['track'])[:8]}", "state": state,
                      "scores": ", ".join(scores) or "-"})  # fmt: skip
     return rows
 
@@ -143,7 +143,7 @@ def show_one(name: str, item: str | None, track: str, settings: list[str]) -> No
 
 def _print_spec(console: Console, spec: dict[str, Any], origins: dict[str, str]) -> None:
     track = spec["track"]
-    console.print(f"[bold]{spec['method']}[/bold]   track {track['name']}@{digest_of(track)[:8]}   seed {spec['seed']}   "
+    console.print(f"[bold]{spec['method']}[/bold]   track {track['name']}@{conditions_digest(track)[:8]}   seed {spec['seed']}   "
                   f"budget {', '.join(f'{k}={v:g}' for k, v in track['budget'].items())}")  # fmt: skip
     table = _table("setting", "value", "from")
     for key, value in spec["config"].items():

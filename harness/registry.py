@@ -73,14 +73,21 @@ def method(name: str) -> type[Method]:
 
 
 def suite(name: str) -> type[Suite]:
-    """The suite class of that name.
+    """The suite class of that name, whose argument ("lm-eval:gsm8k") is for its `settings_for`.
 
     Raises:
         SpecError: no such suite (with the nearest name), or its module does not hold exactly one.
     """
     from harness.suite import Suite
 
-    return _load("suites", name, Suite)
+    prefix, colon, _ = name.partition(":")
+    if not colon:
+        return _load("suites", name, Suite)
+    classes: list[type[Suite]] = [_load("suites", known, Suite) for known in modules("suites")]
+    taking = {cls.argument: cls for cls in classes if cls.argument}
+    if prefix not in taking:
+        raise SpecError(f"no suite takes an argument as {prefix!r}", where=f"--suite {name}", fix=nearest(prefix, taking))
+    return taking[prefix]
 
 
 def prompts_folder(cls: type[Method]) -> Path:

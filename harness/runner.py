@@ -13,23 +13,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from harness import environment, registry
+from harness import environment
 from harness.display import Progress, bounds, clean, headline, minutes
 from harness.errors import HarnessError, Interrupted, SpecError, nearest
 from harness.evaluate import item_scores, scored, stored
+from harness.materials import check_names
 from harness.spec import RunSpec
 from harness.store import RunStore, find, mark_stem, read_lines
-
-
-def check_suites(spec: RunSpec, names: list[str]) -> None:
-    """Raises SpecError for a suite that does not exist, or that the track has no items for."""
-    for name in names:
-        registry.suite(name)
-        if name not in spec.track.suites:
-            raise SpecError(
-                f"track {spec.track.name} has no items for the suite {name!r}", where=f"--suite {name}",
-                fix=f"this track has: {', '.join(spec.track.suites)}",
-            )  # fmt: skip
 
 
 def complete(store: RunStore, suites: list[str]) -> bool:
@@ -157,7 +147,7 @@ def finished(name: str, suite: str, mark: str, count: int, temperature: float) -
     store = RunStore(folder, spec)
     if not store.finished:
         raise SpecError(f"{folder.name} has not finished", where=name, fix="repeat its `harness run` command")
-    check_suites(spec, [suite])
+    check_names(spec.track, [suite])
     marks = [row["mark"] for row in store.lines("marks")]
     if mark not in marks:
         raise SpecError(f"{folder.name} has no mark {mark!r}", where=f"--mark {mark}", fix=nearest(mark, marks))

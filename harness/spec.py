@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -24,6 +25,16 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
+def conditions_digest(track: Mapping[str, Any]) -> str:
+    """Names a track's conditions of training, from its dump: all but the suites, which can be scored at any later time."""
+    return digest_of({key: value for key, value in track.items() if key != "suites"})
+
+
+def identity_of(spec: Mapping[str, Any]) -> str:
+    """Names a run, from its spec's dump: method, settings, seed and conditions of training."""
+    return digest_of({**spec, "track": conditions_digest(spec["track"])})
+
+
 class RunSpec(BaseModel):
     """One run: a method with its settings on a track, under a seed. The suites it is scored on are not part of it."""
 
@@ -36,7 +47,7 @@ class RunSpec(BaseModel):
 
     @property
     def identity(self) -> str:
-        return digest_of(self.model_dump(mode="json"))
+        return identity_of(self.model_dump(mode="json"))
 
     @property
     def folder(self) -> str:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import yaml
 
 from harness.errors import SpecError, StoreError, nearest
-from harness.spec import Origins, RunSpec, canonical
+from harness.spec import Origins, RunSpec, canonical, identity_of
 
 SCHEMA = 1
 LINE_FILES = ("marks", "steps", "ledger", "rollouts")
@@ -46,6 +46,11 @@ def json_text(value: Any) -> str:
 def mark_stem(mark: str) -> str:
     """A mark as part of a file's name: "1/16" is "1-16"."""
     return mark.replace("/", "-")
+
+
+def suite_stem(suite: str) -> str:
+    """A suite as part of a path: "lm-eval:gsm8k" is "lm-eval-gsm8k"."""
+    return suite.replace(":", "-").replace("/", "-")
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -115,7 +120,7 @@ class RunStore:
                 f"cannot write {folder}: {error.strerror or error}", where=str(root),
                 fix="set HARNESS_RUNS_DIR to a folder that can be written",
             ) from error  # fmt: skip
-        if written.read_text(encoding="utf-8") != canonical(spec.model_dump(mode="json")):
+        if identity_of(json.loads(written.read_text(encoding="utf-8"))) != spec.identity:
             raise StoreError(f"{folder} belongs to another spec", where=str(folder), fix=again)
         began = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
         if began["source"] != source_digest(spec.method):
@@ -187,7 +192,7 @@ class RunStore:
         return self.folder / "checkpoints" / mark_stem(mark)
 
     def evaluation(self, suite: str) -> Path:
-        return self.folder / "suites" / suite.replace(":", "-")
+        return self.folder / "suites" / suite_stem(suite)
 
     def finish(self) -> None:
         """Drops the resumable state and writes the manifest: the run exists from now on."""

@@ -88,7 +88,7 @@ class PocketWorld(Part):
 
     scale: str = "pocket"
     pairs: int = Field(3, gt=0)
-    content: str = Field("", description="digest of the shipped models and items; filled in by the harness")
+    content: str = Field("", description="digest of the shipped models; filled in by the harness")
     critic: dict[str, Any] = Field(default_factory=dict)
     judge: dict[str, Any] = Field(default_factory=dict)
     faults: dict[str, Any] = Field(default_factory=dict)
@@ -128,10 +128,11 @@ class Track(Part):
 
     @property
     def digest(self) -> str:
-        """Names the conditions; only runs with the same digest share a table. The seed is not part of it."""
-        from harness.spec import digest_of
+        """Names the conditions of training; only runs with the same digest share a table. Neither the seed nor the suites are
+        part of it."""
+        from harness.spec import conditions_digest
 
-        return digest_of(self.model_dump(mode="json"))
+        return conditions_digest(self.model_dump(mode="json"))
 
 
 def names() -> list[str]:
@@ -166,13 +167,11 @@ def _read(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
 
 @cache
 def _content(scale: str) -> str:
-    """Names the embedded world's shipped models of a scale and its suites' items: other content, other conditions."""
-    total = hashlib.sha256()
-    for folder in (("harness", "pocket", "assets", scale), ("suites", "data", "pocket")):
-        root = Path(str(resources.files(folder[0]))).joinpath(*folder[1:])
-        for path in sorted(root.rglob("*")):
-            if path.suffix in (".safetensors", ".json", ".jsonl") and path.name != "report.json":
-                total.update(path.relative_to(root).as_posix().encode() + hashlib.sha256(path.read_bytes()).digest())
+    """Names the embedded world's shipped models of a scale: other models, other conditions."""
+    total, root = hashlib.sha256(), Path(str(resources.files("harness"))) / "pocket" / "assets" / scale
+    for path in sorted(root.rglob("*")):
+        if path.suffix in (".safetensors", ".json", ".jsonl") and path.name != "report.json":
+            total.update(path.relative_to(root).as_posix().encode() + hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()[:16]
 
 

@@ -204,6 +204,21 @@ class Item:
     messages: tuple[Message, ...]
     reference: str | None = None
     category: str = ""
+    follow_ups: tuple[str, ...] = ()
+    """What the user says after the replies to the earlier turns."""
+    temperature: float | None = None
+    """The protocol's own for this item; None leaves it to whoever scores."""
+    max_tokens: int | None = None
+    """The most that the protocol lets an answer (of one turn) have; None leaves it to whoever scores."""
+    plain: bool = False
+    """The only message is a text to be continued as it stands, without a chat template."""
+    continuations: tuple[str, ...] = ()
+    """Texts whose likelihood after the prompt is asked for, in place of an answer."""
+
+    @property
+    def question(self) -> str:
+        """The conversation as one text, without its follow-ups."""
+        return "\n\n".join(message["content"] for message in self.messages if message["role"] != "system")
 
 
 @dataclass(frozen=True)
@@ -211,12 +226,28 @@ class Answer:
     item_id: str
     text: str
     finish: Finish
+    """"length" if the reply of any turn was cut off."""
     tokens: int
+    """Of all turns."""
+    later: tuple[str, ...] = ()
+    """The replies to the item's follow-ups."""
+    sample: int = 0
+    """Which of the samples of its item it is."""
+    likelihoods: tuple[tuple[float, bool], ...] = ()
+    """Of the item's continuations: the sum of log-probs, and whether each token was the likeliest."""
+
+    @property
+    def replies(self) -> tuple[str, ...]:
+        """One a turn."""
+        return (self.text, *self.later)
 
 
 @dataclass(frozen=True)
 class Record:
-    """One graded answer in one respect. A failed judge leaves `score` None: missing data, never a zero."""
+    """One graded answer in one respect. A failed judge leaves `score` None: missing data, never a zero.
+
+    `score` is on the suite's `scale`.
+    """
 
     suite: str
     metric: str

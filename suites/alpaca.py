@@ -21,8 +21,8 @@ from functools import cached_property
 from pathlib import Path
 
 from harness.errors import SuiteError, nearest
-from harness.suite import ChatReply, ChatRequest, Judge, Suite, SuiteConfig
-from harness.types import Answer, Failure, Item, Message, Metric, Record, Status
+from harness.suite import Call, ChatReply, ChatRequest, JudgedSuite, SuiteConfig
+from harness.types import Answer, Item, Message, Metric, Record
 
 _DATA = Path(__file__).parent / "data"
 _COLUMNS = ("instruction", "output_1", "output_2")
@@ -144,13 +144,12 @@ def _present(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-class Alpaca(Suite):
+class Alpaca(JudgedSuite):
     """Pairwise comparison with fixed reference answers, in the protocol of AlpacaEval."""
 
     Config = Config
     version = "1"
     metric = "win_rate"
-    needs_judge = True
     summary = "win rate against reference answers (AlpacaEval), both orders"
 
     @cached_property
@@ -189,45 +188,27 @@ class Alpaca(Suite):
         drawn = random.Random(f"is_switched_outputs{instruction}0").choices([False, True])[0]  # the package's own draw
         return ("21",) if drawn else ("12",)
 
-    def grade(self, answers: Sequence[Answer], judge: Judge | None) -> list[Record]:
-        """Two records an item (one without `both_orders`), `subkey` "12" where the reference stood first.
+    def calls(self, answers: Sequence[Answer]) -> list[Call]:
+        """Two an item (one without `both_orders`), `subkey` "12" where the reference stands first.
 
         Identical texts are a draw that nobody is asked about, as in the package.
         """
-        if judge is None:
-            raise SuiteError("this suite needs a judge", where="judge", fix="name a judge in the track")
-        games = [
-            (item, answer, order)
+        return [
+            Call(item, answer, "win", order, None, known=0.5, why="identical")
+            if answer.text == item.reference
+            else Call(item, answer, "win", order, self._request(item, answer, order))
             for item, answer in self.paired(answers)
             for order in self._orders(item.messages[0]["content"])
         ]
-        asked = [game for game in games if game[1].text != game[0].reference]
-        said = judge.chat([self._request(*game) for game in asked])
-        replies = {(item.id, order): reply for (item, _, order), reply in zip(asked, said, strict=True)}
-        return [self._record(*game, judge.id, replies.get((game[0].id, game[2]))) for game in games]
+
+    def verdict(self, call: Call, reply: ChatReply) -> float | None:
+        second = self._annotator.second_wins(reply)
+        return second if second is None or call.subkey == "12" else 1.0 - second
 
     def _request(self, item: Item, answer: Answer, order: str) -> ChatRequest:
         reference = str(item.reference)
         first, second = (reference, answer.text) if order == "12" else (answer.text, reference)
         return self._annotator.request(item.messages[0]["content"], first, second)
-
-    def _record(self, item: Item, answer: Answer, order: str, judge_id: str, reply: ChatReply | Failure | None) -> Record:
-        flags = [*(["empty"] if not answer.text.strip() else []), *(["truncated"] if answer.finish == "length" else [])]
-        score: float | None = None
-        status: Status
-        if reply is None:
-            score, status, raw = 0.5, "ok", "identical"
-        elif isinstance(reply, Failure):
-            status, raw = reply.status, reply.detail
-        else:
-            second = self._annotator.second_wins(reply)
-            score = second if second is None or order == "12" else 1.0 - second
-            status = "ok" if second is not None else "parse_failed"
-            raw = json.dumps({"text": reply.text, "top_logprobs": [dict(token) for token in reply.top_logprobs]})
-        return Record(
-            suite="alpaca", metric="win", item_id=item.id, subkey=order, score=score, status=status,
-            flags=tuple(flags), raw=raw, judge_id=judge_id, length=len(answer.text),
-        )  # fmt: skip
 
     def item_scores(self, records: Sequence[Record]) -> dict[str, float]:
         """The mean over the orders, of the items whose orders are all there."""

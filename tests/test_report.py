@@ -25,7 +25,7 @@ from rich.console import Console
 from harness.errors import SpecError, StoreError
 from harness.report import curves, looks, runs, table
 from harness.report.stats import paired
-from harness.spec import canonical, digest_of
+from harness.spec import canonical, identity_of
 
 MARKS = ("0", "1/16", "1/8", "1/4", "1/2", "1")
 ITEMS = [f"item-{n:03}" for n in range(320)]
@@ -53,7 +53,7 @@ class Lab:
     ) -> Path:  # fmt: skip
         track = {"name": "pocket", "budget": {"prompts": budget}, "marks": list(MARKS), "suites": {"alpaca": {}}}
         spec = {"method": method, "config": config or {"rubric": "own"}, "seed": seed, "track": track}
-        path = self.root / "pocket" / f"{method}-s{seed}-{digest_of(spec)[:8]}"
+        path = self.root / "pocket" / f"{method}-s{seed}-{identity_of(spec)[:8]}"
         write(path / "spec.json", canonical(spec))
         rows = [self.row(method, seed, mark, budget * stop) for mark in MARKS[:marks]]
         write(path / "marks.jsonl", "".join(canonical(row) + "\n" for row in rows))
@@ -86,8 +86,8 @@ class Lab:
         scores = {item: min(max(score, 0), 1) for item, score in list(drawn.items())[missing:]}
         write(folder / "items" / f"{plain}.greedy.json", scores)
         result = {
-            "suite": "alpaca", "version": "1", "metric": "win_rate", "n": len(ITEMS), "mark": mark, "headline": "greedy",
-            "judge": judge, "greedy": {"win_rate": told(scores), "gold": {**told(scores), "value": 0.9 * level}, "tokens": 9.0},
+            "suite": "alpaca", "version": "1", "data": "d1", "metric": "win_rate", "n": len(ITEMS), "mark": mark,
+            "headline": "greedy", "judge": judge, "greedy": {"win_rate": told(scores), "gold": {**told(scores), "value": 0.9 * level}, "tokens": 9.0},
         }  # fmt: skip
         if mark != "teacher":
             result["t1"] = {"win_rate": {**told(scores), "value": level - 0.05}, "tokens": 9.0}

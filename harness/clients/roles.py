@@ -21,7 +21,8 @@ def _messages(messages: Sequence[Message]) -> list[dict[str, str]]:
     return [dict(message) for message in messages]
 
 
-def _text(choice: dict[str, Any]) -> str | Failure:
+def text_of(choice: dict[str, Any]) -> str | Failure:
+    """What a chat choice says, unless it is a refusal or says nothing."""
     message = choice.get("message") or {}
     if message.get("refusal"):
         return Failure("refused", str(message["refusal"])[:300])
@@ -62,7 +63,7 @@ class ServedTeacher:
         return [reply if isinstance(reply, Failure) else self._all(reply, count) for reply in replies]
 
     def _all(self, reply: dict[str, Any], count: int) -> list[str] | Failure:
-        texts = [_text(choice) for choice in sorted(reply.get("choices") or [], key=lambda choice: choice["index"])]
+        texts = [text_of(choice) for choice in sorted(reply.get("choices") or [], key=lambda choice: choice["index"])]
         failed = next((text for text in texts if isinstance(text, Failure)), None)
         if failed or len(texts) != count:
             return failed or Failure("judge_error", f"asked for {count} answers, got {len(texts)}")
@@ -144,7 +145,7 @@ class ServedCritic:
     def _read(self, reply: dict[str, Any] | Failure, parse: Callable[[str], Any]) -> Any:
         if isinstance(reply, Failure):
             return reply
-        text = _text((reply.get("choices") or [{}])[0])
+        text = text_of((reply.get("choices") or [{}])[0])
         if isinstance(text, Failure):
             return text
         try:
@@ -172,7 +173,7 @@ class ServedJudge:
 
     def _read(self, reply: dict[str, Any]) -> ChatReply | Failure:
         choice = (reply.get("choices") or [{}])[0]
-        text = _text(choice)
+        text = text_of(choice)
         if isinstance(text, Failure):
             return text
         tokens = (choice.get("logprobs") or {}).get("content") or []

@@ -17,6 +17,10 @@ LEAVE_AT = 7 / 8
 """Finished rows leave the batch when at most this share still writes; the cache is then copied once more."""
 
 
+SCORED_ROWS = 32
+"""Rows whose whole distributions exist at one time when likelihoods are asked for."""
+
+
 class HFGenerator:
     """Generates from the live weights of a model in this process.
 
@@ -97,6 +101,29 @@ class HFGenerator:
             cut = sampling.max_tokens if end is None else end + 1
             results.append(Generation(row_tokens[:cut], row_logp[:cut], "length" if end is None else "stop", self.version))
         return results
+
+    @torch.inference_mode()
+    def likelihoods(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[tuple[float, bool]]:
+        """For each prompt and continuation: the sum of the continuation's log-probs (temperature 1, in nats), and whether
+        each of its tokens was the likeliest."""
+        order = sorted(range(len(rows)), key=lambda i: (len(rows[i][0]) + len(rows[i][1]), i))
+        found: dict[int, tuple[float, bool]] = {}
+        for start in range(0, len(order), SCORED_ROWS):
+            places = order[start : start + SCORED_ROWS]
+            ids_NL, seen_NL = self._left_padded([[*rows[i][0], *rows[i][1]] for i in places])
+            steps = max(len(rows[i][1]) for i in places)
+            logits = self.model(
+                input_ids=ids_NL, attention_mask=seen_NL.long(), position_ids=(seen_NL.long().cumsum(-1) - 1).clamp(min=0),
+                use_cache=False, logits_to_keep=steps + 1,
+            ).logits[:, :-1, : self.vocabulary]  # fmt: skip
+            logp_NTV = torch.log_softmax(logits.float(), -1)
+            target_NT = ids_NL[:, -steps:]
+            logp_NT = logp_NTV.gather(-1, target_NT[..., None])[..., 0]
+            best_NT = logp_NTV.argmax(-1) == target_NT
+            for n, i in enumerate(places):
+                own = len(rows[i][1])
+                found[i] = (float(logp_NT[n, steps - own :].sum()), bool(best_NT[n, steps - own :].all()))
+        return [found[i] for i in range(len(rows))]
 
     def _left_padded(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Ids, and which of them are the prompts' own; both [N, longest prompt]."""

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import HarnessError, SpecError, StoreError, nearest
-from harness.spec import canonical, digest_of
-from harness.store import find, mark_stem, read_lines
+from harness.spec import canonical, conditions_digest, identity_of
+from harness.store import find, mark_stem, read_lines, suite_stem
 
 SUMS = {
     "teacher_tokens": ("teacher_tokens_in", "teacher_tokens_out", "teacher_scored_tokens"),
@@ -78,11 +78,11 @@ class Run:
     @cached_property
     def digest(self) -> str:
         """Names the conditions; only runs with the same digest share a table."""
-        return digest_of(self.spec["track"])
+        return conditions_digest(self.spec["track"])
 
     @cached_property
     def identity(self) -> str:
-        return digest_of(self.spec)
+        return identity_of(self.spec)
 
     @property
     def conditions(self) -> str:
@@ -101,7 +101,7 @@ class Run:
     def items(self, suite: str, mark: str) -> dict[str, float]:
         """The headline score of each item that has one, in [0, 1]."""
         stem = f"{mark_stem(mark)}.{self.scores[suite][mark]['headline']}"
-        path = self.path / "suites" / suite.replace(":", "-") / "items" / f"{stem}.json"
+        path = self.path / "suites" / suite_stem(suite) / "items" / f"{stem}.json"
         return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -195,13 +195,14 @@ def scored_alike(runs: Iterable[Run], suite: str) -> list[Run]:
     for run in found:
         for score in run.scores[suite].values():
             # the embedded judge's revision names the model pair, which the seed chooses
-            for key, value in (("version", score["version"]), (f"judge of seed {run.seed}", score["judge"])):
+            ways = {"version": "version", "items and settings": "data", f"judge of seed {run.seed}": "judge"}
+            for key, value in ((key, score[name]) for key, name in ways.items()):
                 graders.setdefault(key, set()).add((str(value), run.name))
     for key, told in graders.items():
         if len({value for value, _ in told}) > 1:
-            ways = "".join(f"\n  {value}   {name}" for value, name in sorted(told))
+            shown = "".join(f"\n  {value}   {name}" for value, name in sorted(told))
             raise Incomparable(
-                f"these runs were not scored on {suite} in the same way; {key}:{ways}",
+                f"these runs were not scored on {suite} in the same way; {key}:{shown}",
                 where=suite, fix="name only runs that were scored alike, or run the others anew with --fresh",
             )  # fmt: skip
     return found
