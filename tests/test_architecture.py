@@ -104,7 +104,7 @@ def test_methods_see_only_the_contract() -> None:
 
 
 def test_suites_see_only_their_contract() -> None:
-    assert breaches(in_("suites/"), "harness.suite", "harness.types", "harness.errors", only_ours=True) == []
+    assert breaches(in_("suites/"), "harness.suite", "harness.assets", "harness.types", "harness.errors", only_ours=True) == []
 
 
 def test_the_harness_knows_methods_and_suites_by_name_only() -> None:

@@ -87,7 +87,8 @@ class Lab:
         write(folder / "items" / f"{plain}.greedy.json", scores)
         result = {
             "suite": "alpaca", "version": "1", "data": "d1", "metric": "win_rate", "n": len(ITEMS), "mark": mark,
-            "headline": "greedy", "judge": judge, "greedy": {"win_rate": told(scores), "gold": {**told(scores), "value": 0.9 * level}, "tokens": 9.0},
+            "headline": "greedy", "judge": judge,
+            "greedy": {"win_rate": told(scores), "gold": {**told(scores), "value": 0.9 * level}, "tokens": 9.0},
         }  # fmt: skip
         if mark != "teacher":
             result["t1"] = {"win_rate": {**told(scores), "value": level - 0.05}, "tokens": 9.0}
