@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from statistics import NormalDist
 
@@ -54,7 +54,7 @@ def gold_quality(question: str, answer: str) -> float:
 
 
 class Judge:
-    """Answers the protocol of AlpacaEval's weighted two-way classification.
+    """Answers the protocols that the suites know.
 
     Args:
         knobs: its sharpness and faults.
@@ -77,25 +77,37 @@ class Judge:
         )
 
     def reply(self, messages: Messages, seed: int = 0) -> JudgeReply:
-        """The reply to a chat request: the token of the preferred answer, and the log-probs of both tokens.
+        """The reply to a chat request, in the form of the protocol that its prompt is of.
 
         Raises:
             UnknownProtocol: the prompt is of no known form.
         """
         said = "\n".join(message["content"] for message in messages)
-        match = _ALPACA.search(said)
-        if match is None or match["first"] == match["second"]:
+        found = next((reply for protocol in PROTOCOLS if (reply := protocol(self, said)) is not None), None)
+        if found is None:
             raise UnknownProtocol("pocket-judge answers AlpacaEval's prompt 'alpaca_eval_clf' (identifiers m and M) only")
         fate = chance("fate", said, seed)
         if fate < self.knobs.refusals:
             return JudgeReply("Sorry", {"Sorry": 0.0})
         if fate < self.knobs.refusals + self.knobs.malformed:
             return JudgeReply("The", {"The": 0.0})
-        logit = self.logit(match["instruction"], match["a"], match["b"])
-        tokens = {match["first"]: _log_sigmoid(logit), match["second"]: _log_sigmoid(-logit)}
-        ranked = dict(sorted(tokens.items(), key=lambda pair: -pair[1]))
-        return JudgeReply(next(iter(ranked)), ranked)
+        return found
+
+
+def identifiers(judge: Judge, said: str) -> JudgeReply | None:
+    """AlpacaEval's weighted two-way classification: the token of the preferred answer, and the log-probs of both tokens."""
+    match = _ALPACA.search(said)
+    if match is None or match["first"] == match["second"]:
+        return None
+    logit = judge.logit(match["instruction"], match["a"], match["b"])
+    tokens = {match["first"]: _log_sigmoid(logit), match["second"]: _log_sigmoid(-logit)}
+    ranked = dict(sorted(tokens.items(), key=lambda pair: -pair[1]))
+    return JudgeReply(next(iter(ranked)), ranked)
 
 
 def _log_sigmoid(x: float) -> float:
     return min(x, 0.0) - math.log1p(math.exp(-abs(x)))
+
+
+PROTOCOLS: tuple[Callable[[Judge, str], JudgeReply | None], ...] = (identifiers,)
+"""Each reads a prompt of its form, and answers nothing to others."""
