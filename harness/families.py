@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from harness import objectives as ob
-from harness.method import Field, Method, MethodConfig, SignalConfig
-from harness.types import Batch, Loss, Models, Term
+from harness.method import Field, Method, MethodConfig, SignalConfig, permuted
+from harness.types import Batch, Example, Loss, Models, Rollout, Term
 
-__all__ = ["Contrast", "ContrastConfig", "PolicyGradient", "PolicyGradientConfig", "Ranked", "RankedConfig"]
+__all__ = ["Contrast", "ContrastConfig", "Paired", "PolicyGradient", "PolicyGradientConfig", "Ranked", "RankedConfig"]
 
 
 class PolicyGradientConfig(SignalConfig):
@@ -31,6 +32,13 @@ class PolicyGradient(Method):
     Config: ClassVar[type[MethodConfig]] = PolicyGradientConfig
     ratio = True
 
+    def rewarded(self, group: Sequence[Rollout], rewards: Sequence[float], seed: int) -> Example:
+        """A group with its rewards; `signal: shuffled` gives each rollout another one's."""
+        prompt = group[0].prompt
+        if self.config.signal == "shuffled":
+            rewards = permuted(rewards, f"{seed} {prompt.id} {prompt.visit}")
+        return Example(tuple(group), {"reward_N": list(rewards)})
+
     def loss(self, models: Models, batch: Batch) -> Loss:
         clip = {"low": self.config.clip_low, "high": self.config.clip_high, "dual": self.config.dual_clip}
         advantage_N = ob.group_advantages(batch.signal["reward_N"], batch.group_N, standardise=self.config.standardise)
@@ -47,17 +55,32 @@ class ContrastConfig(MethodConfig):
     beta: float = Field(0.1, gt=0, description="inverse temperature of the preference loss")
 
 
-class Contrast(Method):
-    """The better of two answers against the worse, by how far the policy has moved from a frozen reference (DPO).
-
-    Examples hold pairs, the better answer first, with `preferred_N` 1, or 0 where there is no preference: such a pair
-    counts in the mean with loss 0 and is not read. Needs `Need.REFERENCE`.
-    """
-
-    Config: ClassVar[type[MethodConfig]] = ContrastConfig
+class Paired(Method):
+    """A loss on pairs: the better answer first, with `preferred_N` 1, or 0 where there is no preference; such a pair counts in
+    the mean with loss 0 and is not read."""
 
     def weights(self, batch: Batch) -> dict[str, float]:
         return {"preference": len(batch.group_N) / 2}
+
+    def pair(self, group: Sequence[Rollout], places: Sequence[int], among: Sequence[int], key: str) -> Example:
+        """The best and the worst of a group's rollouts, or of those `among` them, by the places in somebody's order.
+
+        `signal: shuffled` gives each rollout another one's place, as the key draws.
+        """
+        given = permuted(places, key) if self.config.signal == "shuffled" else list(places)
+        order = sorted(among, key=given.__getitem__)
+        better, worse = order[0], order[-1]
+        note = {"texts": [rollout.text for rollout in group], "places": given, "pair": [better, worse]}
+        return Example((group[better], group[worse]), {"preferred_N": [float(given[better] < given[worse])] * 2}, note=note)
+
+
+class Contrast(Paired):
+    """The better of two answers against the worse, by how far the policy has moved from a frozen reference (DPO).
+
+    Needs `Need.REFERENCE`.
+    """
+
+    Config: ClassVar[type[MethodConfig]] = ContrastConfig
 
     def loss(self, models: Models, batch: Batch) -> Loss:
         keep_N = batch.signal["preferred_N"] > 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,8 +17,8 @@ from harness.prompts import Template
 from harness.types import Batch, Collected, Example, Failure, Loss, Message, Models, Need, Prompt, Rollout, Term
 
 __all__ = [
-    "Ask", "Chooser", "Field", "Imitation", "Method", "MethodConfig", "Need", "SignalConfig", "Template", "Tools", "lost",
-    "shifted",
+    "Ask", "Chooser", "CrossEntropy", "Field", "Imitation", "Method", "MethodConfig", "Need", "SignalConfig", "Template",
+    "Tools", "imitated", "lost", "needs_of", "permuted", "shifted", "told_apart",
 ]  # fmt: skip
 
 Thing = TypeVar("Thing")
@@ -177,7 +178,14 @@ class Method(ABC):
         """Takes up what `state_dict` gave."""
 
 
-class Imitation(Method):
+class CrossEntropy(Method):
+    """Every completion of the batch is imitated: minus its log-probs, averaged over all tokens of the batch."""
+
+    def loss(self, models: Models, batch: Batch) -> Loss:
+        return {"loss": Term(-(models.logprobs(batch) * batch.mask_NT).sum())}
+
+
+class Imitation(CrossEntropy):
     """Cross entropy on a solution of each prompt: `sft`, and the warm start of any other method."""
 
     paper = "supervised fine-tuning"
@@ -189,16 +197,27 @@ class Imitation(Method):
         return frozenset({Need.SOLUTION})
 
     def collect(self, prompts: Sequence[Prompt], tools: Tools) -> Collected:
-        examples, missing = [], []
-        for prompt, text in zip(prompts, tools.the_solutions(prompts), strict=True):
-            if isinstance(text, Failure):
-                missing.append(lost([tools.student.written(prompt, "")], text))
-            else:
-                examples.append(Example((tools.student.written(prompt, text),)))
-        return Collected(examples, tuple(missing))
+        texts = [text if isinstance(text, Failure) else [text] for text in tools.the_solutions(prompts)]
+        return imitated(prompts, texts, tools)
 
-    def loss(self, models: Models, batch: Batch) -> Loss:
-        return {"loss": Term(-(models.logprobs(batch) * batch.mask_NT).sum())}
+
+def imitated(prompts: Sequence[Prompt], texts: Sequence[Sequence[str] | Failure], tools: Tools) -> Collected:
+    """Somebody's texts as completions to imitate, an example a prompt; a prompt whose texts are missing is lost."""
+    groups = [
+        [tools.student.written(prompt, text) for text in ([""] if isinstance(written, Failure) else written)]
+        for prompt, written in zip(prompts, texts, strict=True)
+    ]
+    told, missing = told_apart(groups, texts)
+    return Collected([Example(tuple(group)) for group, _ in told], missing)
+
+
+def told_apart(
+    groups: Sequence[Sequence[Rollout]], replies: Sequence[Thing | Failure]
+) -> tuple[list[tuple[Sequence[Rollout], Thing]], tuple[Example, ...]]:
+    """Groups with what was said about them, and those that are lost because nothing was."""
+    both = list(zip(groups, replies, strict=True))
+    told = [(group, reply) for group, reply in both if not isinstance(reply, Failure)]
+    return told, tuple(lost(group, reply) for group, reply in both if isinstance(reply, Failure))
 
 
 def lost(group: Sequence[Rollout], failure: Failure) -> Example:
@@ -209,3 +228,15 @@ def lost(group: Sequence[Rollout], failure: Failure) -> Example:
 def shifted(values: Sequence[Thing]) -> list[Thing]:
     """Each value in its neighbour's place: how a control mixes up the signals of a round (of two or more)."""
     return [*values[1:], *values[:1]]
+
+
+def permuted(values: Sequence[Thing], key: str) -> list[Thing]:
+    """The values in an order that the key draws: how a control mixes up the signals inside a group."""
+    mixed = list(values)
+    Random(key).shuffle(mixed)
+    return mixed
+
+
+def needs_of(method: Method) -> frozenset[Need]:
+    """What a method needs, its warm start included."""
+    return method.needs | (method.warm_start.needs if method.warm_start else frozenset())

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.method import Field, Method, Need, SignalConfig, Tools, lost
+from harness.method import CrossEntropy, Field, Need, SignalConfig, Tools, told_apart
 from harness.replies import LETTERS, blind_order
-from harness.types import Batch, Collected, Example, Failure, Loss, Models, Prompt, Term
+from harness.types import Collected, Example, Prompt
 
 
 class Config(SignalConfig):
@@ -19,7 +19,7 @@ class Config(SignalConfig):
     group_size: int = Field(8, gt=1, le=len(LETTERS), description="student rollouts of a prompt (n)")
 
 
-class BestOfN(Method):
+class BestOfN(CrossEntropy):
     Config = Config
     paper = "RAFT arXiv 2304.06767"
     summary = "cross entropy on the best of the student's own samples, by the critic's order"
@@ -31,18 +31,13 @@ class BestOfN(Method):
 
     def collect(self, prompts: Sequence[Prompt], tools: Tools) -> Collected:
         groups = tools.student.rollouts(prompts, self.config.group_size, self.config.temperature)
-        examples, missing = [], []
-        for group, places in zip(groups, tools.the_preferences(groups), strict=True):
-            if isinstance(places, Failure):
-                missing.append(lost(group, places))
-                continue
+        examples = []
+        told, missing = told_apart(groups, tools.the_preferences(groups))
+        for group, places in told:
             chosen, prompt = places.index(0), group[0].prompt
             if self.config.signal == "shuffled":
                 key = f"shuffled {tools.seed} {prompt.id} {prompt.visit}"
                 chosen = blind_order(key, [rollout.text for rollout in group])[0]
             note = {"candidates": [rollout.text for rollout in group], "places": places, "chosen": chosen}
             examples.append(Example((group[chosen],), note=note))
-        return Collected(examples, tuple(missing))
-
-    def loss(self, models: Models, batch: Batch) -> Loss:
-        return {"loss": Term(-(models.logprobs(batch) * batch.mask_NT).sum())}
+        return Collected(examples, missing)

@@ -10,12 +10,11 @@ given beforehand; here the policy samples them.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 
 from harness.families import Contrast, ContrastConfig
-from harness.method import Field, Need, SignalConfig, Tools, lost
-from harness.types import Collected, Example, Failure, Prompt, Rollout
+from harness.method import Field, Need, SignalConfig, Tools, told_apart
+from harness.types import Collected, Prompt, Rollout
 
 
 class Config(ContrastConfig, SignalConfig):
@@ -36,20 +35,10 @@ class DPO(Contrast):
 
     def collect(self, prompts: Sequence[Prompt], tools: Tools) -> Collected:
         groups = tools.student.rollouts(prompts, self.config.group_size, self.config.temperature)
-        examples, missing = [], []
-        for group, places in zip(groups, tools.the_preferences(groups), strict=True):
-            if isinstance(places, Failure):
-                missing.append(lost(group, places))
-            else:
-                examples.append(self._pair(group, places, tools.seed))
-        return Collected(examples, tuple(missing))
+        told, missing = told_apart(groups, tools.the_preferences(groups))
+        pairs = [self.pair(group, places, range(len(group)), _key(group, tools.seed)) for group, places in told]
+        return Collected(pairs, missing)
 
-    def _pair(self, group: Sequence[Rollout], places: Sequence[int], seed: int) -> Example:
-        """The best and the worst answer, in this order."""
-        prompt, given = group[0].prompt, list(places)
-        if self.config.signal == "shuffled":
-            random.Random(f"places {seed} {prompt.id} {prompt.visit}").shuffle(given)
-        order = sorted(range(len(group)), key=given.__getitem__)
-        best, worst = order[0], order[-1]
-        note = {"texts": [rollout.text for rollout in group], "places": given, "pair": [best, worst]}
-        return Example((group[best], group[worst]), {"preferred_N": [float(given[best] < given[worst])] * 2}, note=note)
+
+def _key(group: Sequence[Rollout], seed: int) -> str:
+    return f"places {seed} {group[0].prompt.id} {group[0].prompt.visit}"

@@ -9,11 +9,10 @@ loss        clipped policy gradient (dual clip), mean over all tokens of the bat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from random import Random
 
 from harness.families import PolicyGradient, PolicyGradientConfig
-from harness.method import Field, Need, Tools, lost
-from harness.types import Collected, Example, Failure, Prompt
+from harness.method import Field, Need, Tools, told_apart
+from harness.types import Collected, Prompt
 
 
 class Config(PolicyGradientConfig):
@@ -34,13 +33,5 @@ class GRPO(PolicyGradient):
 
     def collect(self, prompts: Sequence[Prompt], tools: Tools) -> Collected:
         groups = tools.student.rollouts(prompts, self.config.group_size, self.config.temperature)
-        examples, missing = [], []
-        for group, outcomes in zip(groups, tools.the_outcomes(groups), strict=True):
-            if isinstance(outcomes, Failure):
-                missing.append(lost(group, outcomes))
-                continue
-            rewards = list(outcomes)
-            if self.config.signal == "shuffled":
-                Random(f"{tools.seed} {group[0].prompt.id} {group[0].prompt.visit}").shuffle(rewards)
-            examples.append(Example(tuple(group), {"reward_N": rewards}))
-        return Collected(examples, tuple(missing))
+        told, missing = told_apart(groups, tools.the_outcomes(groups))
+        return Collected([self.rewarded(group, outcomes, tools.seed) for group, outcomes in told], missing)

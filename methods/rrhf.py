@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.families import Ranked, RankedConfig
-from harness.method import Field, Need, SignalConfig, Tools, lost
+from harness.method import Field, Need, SignalConfig, Tools, told_apart
 from harness.replies import LETTERS, blind_order
-from harness.types import Collected, Example, Failure, Prompt, Rollout
+from harness.types import Collected, Example, Prompt, Rollout
 
 
 class Config(RankedConfig, SignalConfig):
@@ -33,15 +33,10 @@ class RRHF(Ranked):
 
     def collect(self, prompts: Sequence[Prompt], tools: Tools) -> Collected:
         groups = tools.student.rollouts(prompts, self.config.group_size, self.config.temperature)
-        examples, missing, silent = [], [], []
-        for group, places in zip(groups, tools.the_preferences(groups), strict=True):
-            if isinstance(places, Failure):
-                missing.append(lost(group, places))
-            elif len(set(places)) < 2:
-                silent.append(Example(tuple(group)))
-            else:
-                examples.append(self._ranked([group[places.index(place)] for place in sorted(set(places))], tools))
-        return Collected(examples, tuple(missing), tuple(silent))
+        told, missing = told_apart(groups, tools.the_preferences(groups))
+        silent = tuple(Example(tuple(group)) for group, places in told if len(set(places)) < 2)
+        ordered = [[group[places.index(place)] for place in sorted(set(places))] for group, places in told]
+        return Collected([self._ranked(best_first, tools) for best_first in ordered if len(best_first) > 1], missing, silent)
 
     def _ranked(self, best_first: Sequence[Rollout], tools: Tools) -> Example:
         order, prompt = list(range(len(best_first))), best_first[0].prompt

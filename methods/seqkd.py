@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.method import Field, Method, Need, SignalConfig, Tools, lost, shifted
-from harness.types import Batch, Collected, Example, Failure, Loss, Models, Prompt, Term
+from harness.method import CrossEntropy, Field, Need, SignalConfig, Tools, imitated, shifted
+from harness.types import Collected, Prompt
 
 
 class Config(SignalConfig):
@@ -18,7 +18,7 @@ class Config(SignalConfig):
     teacher_temperature: float = Field(0.0, ge=0, description="temperature of the teacher's answers; 0 is greedy")
 
 
-class SeqKD(Method):
+class SeqKD(CrossEntropy):
     Config = Config
     paper = "arXiv 1606.07947"
     summary = "cross entropy on answers that the teacher writes"
@@ -31,13 +31,4 @@ class SeqKD(Method):
     def collect(self, prompts: Sequence[Prompt], tools: Tools) -> Collected:
         replies = tools.the_teacher().texts(prompts, self.config.texts, self.config.teacher_temperature)
         replies = shifted(replies) if self.config.signal == "shuffled" else replies
-        examples, missing = [], []
-        for prompt, texts in zip(prompts, replies, strict=True):
-            if isinstance(texts, Failure):
-                missing.append(lost([tools.student.written(prompt, "")], texts))
-            else:
-                examples.append(Example(tuple(tools.student.written(prompt, text) for text in texts)))
-        return Collected(examples, tuple(missing))
-
-    def loss(self, models: Models, batch: Batch) -> Loss:
-        return {"loss": Term(-(models.logprobs(batch) * batch.mask_NT).sum())}
+        return imitated(prompts, replies, tools)

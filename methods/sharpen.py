@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.method import Method, MethodConfig, Tools
-from harness.types import Batch, Collected, Example, Loss, Models, Prompt, Term
+from harness.method import CrossEntropy, MethodConfig, Tools
+from harness.types import Collected, Example, Prompt
 
 
 class Config(MethodConfig):
     """Nothing of its own."""
 
 
-class Sharpen(Method):
+class Sharpen(CrossEntropy):
     Config = Config
     paper = "control of this project"
     summary = "cross entropy on the student's own greedy answers: a control without any signal"
@@ -23,6 +23,3 @@ class Sharpen(Method):
 
     def collect(self, prompts: Sequence[Prompt], tools: Tools) -> Collected:
         return Collected([Example(tuple(group)) for group in tools.student.rollouts(prompts, 1, 0.0)])
-
-    def loss(self, models: Models, batch: Batch) -> Loss:
-        return {"loss": Term(-(models.logprobs(batch) * batch.mask_NT).sum())}

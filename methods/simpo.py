@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 from harness import objectives as ob
-from harness.method import Field, Method, Need, SignalConfig, Tools, lost
-from harness.types import Batch, Collected, Example, Failure, Loss, Models, Prompt, Rollout, Term
+from harness.families import Paired
+from harness.method import Field, Need, SignalConfig, Tools, told_apart
+from harness.types import Batch, Collected, Loss, Models, Prompt, Term
 
 
 class Config(SignalConfig):
@@ -28,7 +29,7 @@ class Config(SignalConfig):
     gamma_ratio: float = Field(0.3, ge=0, description="margin that the difference must pass (gamma / beta)")
 
 
-class SimPO(Method):
+class SimPO(Paired):
     Config = Config
     paper = "arXiv 2405.14734"
     summary = "a critic's better and worse of the student's answers, contrasted by mean log-probs with a margin"
@@ -40,28 +41,14 @@ class SimPO(Method):
 
     def collect(self, prompts: Sequence[Prompt], tools: Tools) -> Collected:
         groups = tools.student.rollouts(prompts, self.config.group_size, self.config.temperature)
-        examples, missing = [], []
-        for group, places in zip(groups, tools.the_preferences(groups), strict=True):
-            if isinstance(places, Failure):
-                missing.append(lost(group, places))
-            else:
-                examples.append(self._pair(group, places, tools.seed))
-        return Collected(examples, tuple(missing))
-
-    def _pair(self, group: Sequence[Rollout], places: Sequence[int], seed: int) -> Example:
-        """Two answers, the better one first."""
-        prompt, given = group[0].prompt, list(places)
-        draw = random.Random(f"places {seed} {prompt.id} {prompt.visit}")
-        if self.config.signal == "shuffled":
-            draw.shuffle(given)
-        drawn = draw.sample(range(len(group)), 2) if self.config.pair == "random" else range(len(group))
-        order = sorted(drawn, key=given.__getitem__)
-        better, worse = order[0], order[-1]
-        note = {"texts": [rollout.text for rollout in group], "places": given, "pair": [better, worse]}
-        return Example((group[better], group[worse]), {"preferred_N": [float(given[better] < given[worse])] * 2}, note=note)
-
-    def weights(self, batch: Batch) -> dict[str, float]:
-        return {"preference": len(batch.group_N) / 2}
+        told, missing = told_apart(groups, tools.the_preferences(groups))
+        examples = []
+        for group, places in told:
+            key = f"places {tools.seed} {group[0].prompt.id} {group[0].prompt.visit}"
+            every = range(len(group))
+            drawn = random.Random(key).sample(every, 2) if self.config.pair == "random" else every
+            examples.append(self.pair(group, places, drawn, key))
+        return Collected(examples, missing)
 
     def loss(self, models: Models, batch: Batch) -> Loss:
         keep_N = batch.signal["preferred_N"] > 0

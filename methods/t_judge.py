@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from random import Random
 
 from harness.families import PolicyGradient, PolicyGradientConfig
 from harness.method import Ask, Field, Need, Tools, lost
 from harness.replies import Scores, after_thinking, blind_order, read_scores
-from harness.types import Collected, Example, Failure, Prompt, Rollout
+from harness.types import Collected, Failure, Prompt, Rollout
 
 
 class Config(PolicyGradientConfig):
@@ -48,10 +47,7 @@ class TJudge(PolicyGradient):
                 missing.append(lost(group, failure))
                 continue
             scores = {i: score for cut, part in zip(own, parts, strict=True) for i, score in zip(cut, part, strict=True)}
-            rewards = [scores[i] for i in range(len(group))]
-            if self.config.signal == "shuffled":
-                Random(f"{tools.seed} {group[0].prompt.id} {group[0].prompt.visit}").shuffle(rewards)
-            examples.append(Example(tuple(group), {"reward_N": rewards}))
+            examples.append(self.rewarded(group, [scores[i] for i in range(len(group))], tools.seed))
         return Collected(examples, tuple(missing))
 
     def _cuts(self, group: list[Rollout]) -> list[list[int]]:
