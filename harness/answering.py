@@ -148,23 +148,39 @@ class LocalWriter:
         written = self.generator.generate([prompts[i] for i in fits], sampling, [asks[i].key for i in fits]) if fits else []
         replies: list[Reply | Failure] = [Reply("", "length", 0) for _ in asks]
         for i, reply in zip(fits, written, strict=True):
-            replies[i] = Reply(self.codec.text(reply.tokens), reply.finish, len(reply.tokens))
+            text = self.codec.text(reply.tokens)
+            if asks[i].plain:  # what continues a text may begin with a blank, and a stop string may be one
+                text = self.codec.tokenizer.decode(reply.tokens, skip_special_tokens=True)
+            replies[i] = Reply(text, reply.finish, len(reply.tokens))
         return replies
 
     def likelihoods(self, asks: Sequence[Ask], continuations: Sequence[Sequence[str]]) -> list[tuple[tuple[float, bool], ...]]:
         rows = [self._row(ask, text) for ask, texts in zip(asks, continuations, strict=True) for text in texts]
+        long = sum(len(start) + len(text) > self.context for start, text in rows)
+        if long:
+            raise SuiteError(f"{long} of {len(rows)} texts with their prompts are longer than the model's {self.context} tokens",
+                             where="--model", fix="fewer examples (--set num_fewshot=0), or a model that reads more")  # fmt: skip
         found = iter(self.generator.likelihoods(rows))
         return [tuple(next(found) for _ in texts) for texts in continuations]
 
     def _row(self, ask: Ask, text: str) -> tuple[list[int], list[int]]:
-        """Ids of prompt and continuation; in a plain text they are told apart after both were encoded as one."""
-        if not ask.plain:
-            return self.codec.prompt(ask.messages), list(self.codec.tokenizer(text, add_special_tokens=False)["input_ids"])
+        """Ids of prompt and continuation, told apart after both were encoded as one, as lm-eval does.
+
+        Blanks at the end of the prompt count to the continuation, since tokens often begin with one.
+        """
         prompt = ask.messages[0]["content"]
-        bare = prompt.rstrip()
-        start = list(self.codec.tokenizer(bare)["input_ids"])
-        both = list(self.codec.tokenizer(bare + prompt[len(bare) :] + text)["input_ids"])
-        return (start or both[:1]), both[len(start or both[:1]) :]
+        if not ask.plain:
+            turns = [dict(message) for message in ask.messages]
+            prompt = self.codec.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+
+        def encode(what: str) -> list[int]:
+            return list(self.codec.tokenizer(what, add_special_tokens=ask.plain)["input_ids"])
+
+        start, both = encode(prompt.rstrip()), encode(prompt + text)
+        if start:
+            return start, both[len(start) :]
+        bos = self.codec.tokenizer.bos_token_id
+        return [self.codec.tokenizer.eos_token_id if bos is None else bos], both
 
 
 class ServedWriter:

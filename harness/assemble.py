@@ -19,8 +19,8 @@ from harness.errors import CapabilityError, SpecError
 from harness.generate.hf import HFGenerator
 from harness.generate.student import ChatCodec, MeteredStudent
 from harness.ledger import Ledger
-from harness.materials import check_overlap, the_suites, training_prompts
-from harness.method import Method, Tools
+from harness.materials import check_leakage, the_suites, training_prompts
+from harness.method import Method, Tools, needs_of
 from harness.prompts import load
 from harness.seeds import python_random
 from harness.spans import Spans
@@ -94,17 +94,12 @@ class Assembled:
         return {"seconds": round(time.monotonic() - self.began, 3), "spans": self.spans.take(), "calls": calls}
 
 
-def _needs(method: Method) -> frozenset[Need]:
-    """What a method needs, its warm start included."""
-    return method.needs | (method.warm_start.needs if method.warm_start else frozenset())
-
-
-def _check_needs(method: Method, track: Track) -> None:
+def _check_needs(needs: frozenset[Need], method: Method, track: Track) -> None:
     lacking = {
         Need.TEACHER_LOGITS: track.teacher.weights is None,
         Need.SOLUTION: track.solutions == "data" and any(prompt.solution is None for prompt in training_prompts(track)),
     }  # fmt: skip
-    for need in sorted(_needs(method), key=lambda n: n.name):
+    for need in sorted(needs, key=lambda n: n.name):
         if lacking.get(need):
             raise CapabilityError(
                 f"{type(method).__name__} needs {need.value}, which track {track.name} does not give",
@@ -140,8 +135,8 @@ def assemble(spec: RunSpec, suites: Sequence[str], tell: Callable[[str], None]) 
     track, began = spec.track, time.monotonic()
     cls = registry.method(spec.method)
     method = cls(cls.Config.model_validate(spec.config))
-    _check_needs(method, track)
-    needs = _needs(method)
+    needs = needs_of(method)
+    _check_needs(needs, method, track)
     if track.judge.model == track.critic.model and track.judge.url == track.critic.url and not track.judge_is_critic:
         raise SpecError("evaluation judge and training critic are the same model", where=f"track {track.name}",
                         fix="name another judge, or set judge_is_critic: true (reports will say so)")  # fmt: skip
@@ -149,11 +144,11 @@ def assemble(spec: RunSpec, suites: Sequence[str], tell: Callable[[str], None]) 
         cache = ReplyCache(environment.cache_dir())
         stack.callback(cache.close)
         served = [(role, getattr(track, role)) for role in ("teacher", "critic", "judge")]
-        connect = connections(spec, served, stack)  # a server of ours comes up while the rest is loaded
+        connect = connections(track, spec.seed, served, stack)  # a server of ours comes up while the rest is loaded
         tell("loading suites and prompts")
         the_suites_by_name = the_suites(track, suites)
         prompts = training_prompts(track)
-        check_overlap(prompts, the_suites_by_name)
+        check_leakage(prompts, the_suites_by_name, track.leakage_limit)
         tell("loading models")
         _set_threads(track.training.threads)
         student = _load(track.student, spec)
@@ -210,7 +205,7 @@ def assemble(spec: RunSpec, suites: Sequence[str], tell: Callable[[str], None]) 
         python_random("stream", spec.seed).shuffle(order)
         yield Assembled(
             spec, track, method, ledger, Stream(prompts, order), tools, trainer, generator, codec, the_suites_by_name,
-            teacher, ServedJudge(clients["judge"]), _gold(track), clients, parameters, spans, began,
+            teacher, ServedJudge(clients["judge"], track.judge.parse_retries), _gold(track), clients, parameters, spans, began,
         )  # fmt: skip
 
 

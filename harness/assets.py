@@ -28,14 +28,17 @@ class Asset:
     licence: str
 
     def path(self) -> Path:
-        """The file: below HARNESS_ASSETS_DIR by its name, else from the hub (or the hub's cache on this machine).
+        """The file: below HARNESS_ASSETS_DIR, by its path in the repository or by its bare name, else from the hub (or the hub's
+        cache on this machine).
 
         Raises:
             SuiteError: neither has it; says how to get it.
         """
         folder, name = environment.assets_dir(), Path(self.file).name
-        if folder is not None and (folder / name).is_file():
-            return folder / name
+        if folder is not None:
+            for path in (folder / self.repo / self.file, folder / self.file, folder / name):
+                if path.is_file():
+                    return path
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -62,7 +65,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         SuiteError: it cannot be read, is not UTF-8, or a line is not a JSON object (with its number).
     """
     rows = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             try:
                 row = json.loads(line)

@@ -27,6 +27,8 @@ BudgetOption = Annotated[
 ]
 DisplayOption = Annotated[str | None, typer.Option("--display", help="auto, live, plain or none.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Records as JSON lines on stdout.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check everything, tell what scoring comes to, and stop.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Go on with a judge or critic that failed a check.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -54,6 +56,8 @@ def run(
     setting: SetOption = None,
     budget: BudgetOption = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Set an existing run of this spec aside and start anew.")] = False,
+    dry_run: DryRunOption = False,
+    force: ForceOption = False,
     display: DisplayOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -77,28 +81,61 @@ def run(
         raise SpecError(f"no display named {mode!r}", where=f"--display {mode}", fix="one of auto, live, plain, none")
     spec, origins = resolve(method, track, seed, setting, budget)
     check_names(spec.track, suites)
+    if dry_run:
+        runner.rehearse(spec, suites, force)
+        return
     store, found = RunStore.open(spec, origins, environment.runs_dir(), fresh=fresh)
     console = Console(stderr=True, highlight=False)
     progress = Progress(spec, found, suites, mode, console, as_json)
     if not runner.complete(store, suites):
-        runner.execute(spec, store, suites, progress, sys.argv[1:])
+        runner.execute(spec, store, suites, progress, sys.argv[1:], force)
         found = "new"
     runner.finish(spec, store, suites, progress, already=found == "finished")
 
 
-@app.command("eval", epilog="Example:  harness eval 7f3a91c2 --suite alpaca --best-of 4")
+@app.command("eval", epilog="Examples:  harness eval --model 7f3a91c2 -s alpaca      harness eval --model ./folder -s mt_bench")
 def eval_(
-    run: Annotated[str, typer.Argument(help="A finished run: its name, the beginning of its identity, or its folder.")],
-    best_of: Annotated[int, typer.Option("--best-of", help="Samples of each item, of which the student itself picks one.")],
+    model: Annotated[
+        str | None, typer.Option("--model", help="A Hugging Face folder, REPO@REVISION, a finished run, or a server's URL/MODEL.")
+    ] = None,
+    outputs: Annotated[Path | None, typer.Option("--outputs", help="A file of answers in the suite's own format.")] = None,
     suite: Annotated[str, typer.Option("--suite", "-s", help="The suite to score.")] = "alpaca",
-    mark: Annotated[str, typer.Option("--mark", help="The mark whose weights are scored.")] = "1",
-    temperature: Annotated[float, typer.Option("--temperature", help="At which the samples are drawn.")] = 1.0,
+    judge: Annotated[list[str] | None, typer.Option("--judge", help="URL/MODEL; twice for two judges.")] = None,
+    key: Annotated[list[str] | None, typer.Option("--key", help="Variable with the API key; one for all, or each.")] = None,
+    setting: Annotated[list[str] | None, typer.Option("--set", help="A setting of the suite, KEY=VALUE.")] = None,
+    track: Annotated[
+        str | None, typer.Option("--track", "-t", help="Takes items, judge and decoding of a track. Default: of the run, if any.")
+    ] = None,
+    mark: Annotated[str, typer.Option("--mark", help="The mark whose weights are scored, of a run.")] = "1",
+    name: Annotated[str, typer.Option("--name", help="What the model is called in files and tables.")] = "",
+    temperature: Annotated[float | None, typer.Option("--temperature", help="Where the protocol sets none.")] = None,
+    max_tokens: Annotated[int | None, typer.Option("--max-tokens", min=1, help="Of an answer, at most.")] = None,
+    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16.")] = "auto",
+    batch_size: Annotated[int, typer.Option("--batch-size", min=0, help="Rows generated together; 0 chooses.")] = 0,
+    usd: Annotated[tuple[float, float], typer.Option("--usd", help="Judge's price: a million tokens in, out.")] = (0.0, 0.0),
+    regrade: Annotated[bool, typer.Option("--regrade", help="Grade the answers on file again; never write new ones.")] = False,
+    dry_run: DryRunOption = False,
+    force: ForceOption = False,
+    best_of: Annotated[
+        int | None, typer.Option("--best-of", help="Of a run: samples of each item, of which the student itself picks one.")
+    ] = None,
+    as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Score a run's student when each answer wins a knockout among N samples that it judges itself."""
-    from harness import runner
+    """Score a checkpoint, a run, a served model or a file of outputs on a suite; nothing that was paid for is paid again."""
+    from harness import eval_command
 
-    runner.choose(runner.finished(run, suite, mark, best_of, temperature), suite, mark, best_of, temperature)
+    if best_of is not None:
+        run = eval_command.best_of_run(model or "", suite, mark, best_of, 1.0 if temperature is None else temperature)
+        eval_command.choose(run, suite, mark, best_of, 1.0 if temperature is None else temperature)
+        return
+    eval_command.evaluate(
+        eval_command.Wanted(
+            suite=suite, model=model, outputs=outputs, name=name, track=track, mark=mark, judges=judge or (), keys=key or (),
+            settings=setting or (), temperature=temperature, max_tokens=max_tokens, dtype=dtype, batch_size=batch_size,
+            prices=usd, regrade=regrade, dry_run=dry_run, force=force, as_json=as_json,
+        )
+    )  # fmt: skip
 
 
 @app.command("list")
@@ -196,6 +233,41 @@ def pocket_build(
     build(scale, out or ASSETS, jobs, share, lambda line: typer.echo(line, err=True))
 
 
+@app.command(epilog="Examples:  harness leakage 7f3a91c2      harness leakage --prompts mine.jsonl -s alpaca -s reasoning")
+def leakage(
+    run: Annotated[str | None, typer.Argument(help="A run: what it was asked to learn, and what its teacher wrote.")] = None,
+    prompts: Annotated[str | None, typer.Option("--prompts", help="A JSONL file of prompts, in place of a run.")] = None,
+    suite: Annotated[
+        list[str] | None, typer.Option("--suite", "-s", help="A suite; may be given again. Default: all of the track.")
+    ] = None,
+    track: Annotated[
+        str | None, typer.Option("--track", "-t", help="Whose items the suites have. Default: of the run, else pocket.")
+    ] = None,
+    limit: Annotated[float | None, typer.Option("--limit", help="Largest share of items that may be contaminated.")] = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Compare training prompts and teacher texts with what suites ask; exit code 1 where too much is shared."""
+    from harness import leakage_command as command
+
+    command.leakage_command(run, prompts, suite or [], track, limit, as_json)
+
+
+@app.command("probe", epilog="Example:  harness probe http://127.0.0.1:8000/v1/Qwen/Qwen3-8B --role critic")
+def probe_(
+    model: Annotated[str, typer.Argument(metavar="URL/MODEL", help="All up to and including /v1 is the address.")],
+    role: Annotated[str, typer.Option("--role", help="critic or judge.")] = "critic",
+    key: Annotated[str, typer.Option("--key", help="Variable with the API key.")] = "OPENAI_API_KEY",
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Measure whether a served critic or judge tells good answers from bad ones, and refuse one that does not."""
+    from harness.probe_command import probe_command
+
+    probe_command(model, key, role, force, as_json)
+
+
 def _report_error(error: Any) -> None:
     from rich.console import Console
     from rich.markup import escape
@@ -207,7 +279,7 @@ def _report_error(error: Any) -> None:
     if error.fix:
         console.print(f"  fix  {escape(error.fix)}")
     if error.exit_code == 2:
-        console.print("  nothing was spent")
+        console.print(f"  {error.spent}")
 
 
 def main() -> NoReturn:

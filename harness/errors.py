@@ -14,6 +14,8 @@ class HarnessError(Exception):
 
     exit_code = 2
     code = "H000"
+    spent = "nothing was spent"
+    """What it cost to find out, said where `exit_code` is 2."""
 
     def __init__(self, message: str, *, where: str = "", fix: str = "") -> None:
         super().__init__(message)
@@ -62,6 +64,13 @@ class SuiteError(HarnessError):
     """A suite's assets are missing or wrong, or answers do not fit it."""
 
     code = "H070"
+
+
+class ProbeRefused(HarnessError):
+    """A critic or judge that does not tell good answers from bad ones well enough."""
+
+    code = "H090"
+    spent = "only the calls of the probe were spent"
 
 
 class Interrupted(HarnessError):

@@ -32,10 +32,13 @@ METERS: dict[str, str] = {
     "judge_calls": "requests to the evaluation judge",
     "judge_tokens_in": "prompt tokens the judge read",
     "judge_tokens_out": "tokens the judge wrote",
+    "candidate_calls": "requests to a served model that a suite scores",
+    "candidate_tokens_in": "prompt tokens that it read",
+    "candidate_tokens_out": "tokens that it wrote",
 }
 COUNTED = frozenset({"prompts"})
 """Meters that are known before a round begins: the round shrinks so that a ceiling is met exactly."""
-BUDGETABLE = [name for name in METERS if not name.startswith("judge_") and name != "tuning_trials"]
+BUDGETABLE = [name for name in METERS if not name.startswith(("judge_", "candidate_")) and name != "tuning_trials"]
 DEFAULT_MARKS = (Fraction(0), Fraction(1, 16), Fraction(1, 8), Fraction(1, 4), Fraction(1, 2), Fraction(1))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness import registry
+from harness import leakage, registry
 from harness.errors import SpecError
 from harness.stream import read_prompts
 from harness.suite import Suite
@@ -63,18 +63,30 @@ def training_prompts(track: Track) -> list[Prompt]:
     return read_prompts(track.prompts.source)[: track.prompts.count]
 
 
-def check_overlap(prompts: Sequence[Prompt], suites: dict[str, Suite]) -> None:
-    """Refuses a run whose training prompts are also asked by a suite.
+def check_leakage(prompts: Sequence[Prompt], suites: Mapping[str, Suite], limit: float) -> None:
+    """Refuses a run whose training prompts hold what a suite asks, or whose solutions hold a suite's references.
+
+    Args:
+        limit: the largest share of a suite's items that may be contaminated; an item that is a training prompt is
+            refused under any limit.
 
     Raises:
-        SpecError: exact overlap, with its count and an example.
+        SpecError: too many items, with the counts and an example.
     """
-    trained = {" ".join(prompt.question.split()).lower() for prompt in prompts}
+    asked = leakage.prompt_texts(prompts)
+    solved = [leakage.Text(prompt.id, prompt.solution) for prompt in prompts if prompt.solution]
     for name, suite in suites.items():
-        asked = (" ".join(item.question.split()).lower() for item in suite.items())
-        both = [text for text in asked if text in trained]
-        if both:
-            raise SpecError(
-                f"{len(both)} items of the suite {name!r} are among the training prompts, for example {both[0][:60]!r}",
-                where="prompts", fix="take these prompts out of the training data",
-            )  # fmt: skip
+        for finding in leakage.findings(name, suite.items(), asked, solved):
+            if finding.refused(limit):
+                found, worst = finding.overlap, finding.overlap.examples[0]
+                sources = "training prompts" if finding.texts == "prompts" else "training solutions"
+                what = (
+                    f"{found.exact} of {found.items} {finding.parts} of the suite {name!r} are among the {sources}"
+                    if found.exact else
+                    f"{found.contaminated} of {found.items} {finding.parts} of the suite {name!r} stand in the {sources}, whole "
+                    f"or with {leakage.SHARE:.0%} of their runs of {leakage.SIZE} words; at most a share of {limit:g} may"
+                )  # fmt: skip
+                raise SpecError(
+                    f"{what}, for example {worst.item.id} in {worst.source.id}: {worst.item.text[:60]!r}", where="prompts",
+                    fix="take these prompts out of the training data; harness leakage --prompts FILE --suite NAME lists them",
+                )  # fmt: skip

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import math
 import shlex
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from harness import environment
 from harness.display import Progress, bounds, clean, headline, minutes
 from harness.errors import HarnessError, Interrupted, SpecError, nearest
 from harness.evaluate import item_scores, scored, stored
-from harness.materials import check_names
 from harness.spec import RunSpec
-from harness.store import RunStore, find, mark_stem, read_lines
+from harness.store import RunStore, mark_stem, read_lines
 
 
 def complete(store: RunStore, suites: list[str]) -> bool:
@@ -28,7 +23,24 @@ def complete(store: RunStore, suites: list[str]) -> bool:
     return store.finished and all(scored(store, suite, mark) for suite in suites for mark in wanted)
 
 
-def execute(spec: RunSpec, store: RunStore, suites: list[str], progress: Progress, typed: list[str]) -> None:
+def rehearse(spec: RunSpec, suites: list[str], force: bool) -> None:
+    """Assembles a run, asks its judge a call of each kind, tells what scoring would come to, and stops.
+
+    Raises:
+        HarnessError: what a run would have met before it spent anything.
+    """
+    from harness.assemble import assemble
+    from harness.preflight import before_paying, run_lines
+
+    console = Console(stderr=True, highlight=False)
+    with assemble(spec, suites, lambda word: None) as run:
+        for label, text in run_lines(run, force):
+            console.print(f"{label:<9} {text}", markup=False, soft_wrap=True)
+        before_paying(run, force, console.print)
+    console.print("dry run   stops here")
+
+
+def execute(spec: RunSpec, store: RunStore, suites: list[str], progress: Progress, typed: list[str], force: bool) -> None:
     """Trains (unless that is done) and scores the marks that are not scored yet.
 
     Raises:
@@ -36,9 +48,12 @@ def execute(spec: RunSpec, store: RunStore, suites: list[str], progress: Progres
     """
     from harness.assemble import assemble
     from harness.loop import score_marks, train
+    from harness.preflight import before_paying
 
     progress.head()
     with progress.following(), assemble(spec, suites, progress.state) as run:
+        if not store.finished:
+            before_paying(run, force, progress.state)
         try:
             if not store.finished:
                 train(run, store, progress)
@@ -127,76 +142,6 @@ def _drawn(spec: RunSpec, suite: str) -> list[Path]:
     track = spec.track
     found = [run for run in runs.select([], environment.runs_dir(), digest=track.digest) if suite in run.suites]
     return curves.write(found, suite, environment.reports_dir() / f"{track.name}-{track.digest[:8]}" / suite)
-
-
-def finished(name: str, suite: str, mark: str, count: int, temperature: float) -> RunStore:
-    """The finished run that is meant.
-
-    Raises:
-        SpecError: no such run, suite or mark, a run that has not finished, fewer than two samples, or greedy ones.
-    """
-    if count < 2:
-        raise SpecError(f"a choice needs two samples or more, got {count}", where=f"--best-of {count}", fix="--best-of 4")
-    if not 0 < temperature < math.inf:
-        raise SpecError(
-            f"samples are drawn at a temperature above 0, got {temperature:g}", where=f"--temperature {temperature:g}",
-            fix="--temperature 1.0",
-        )  # fmt: skip
-    folder = find(name, environment.runs_dir())
-    spec = RunSpec.model_validate(json.loads((folder / "spec.json").read_text(encoding="utf-8")))
-    store = RunStore(folder, spec)
-    if not store.finished:
-        raise SpecError(f"{folder.name} has not finished", where=name, fix="repeat its `harness run` command")
-    check_names(spec.track, [suite])
-    marks = [row["mark"] for row in store.lines("marks")]
-    if mark not in marks:
-        raise SpecError(f"{folder.name} has no mark {mark!r}", where=f"--mark {mark}", fix=nearest(mark, marks))
-    return store
-
-
-def choose(store: RunStore, suite: str, mark: str, count: int, temperature: float) -> None:
-    """Scores best-of-N with the weights of a mark, unless that is on file, and prints its table."""
-    from harness.inference import best_of, row_name
-
-    kept = row_name(mark, temperature, count)
-    if scored(store, suite, kept):
-        result = stored(store, suite, kept)
-    else:
-        from harness.assemble import assemble
-
-        with assemble(store.spec, [suite], lambda word: print(word, file=sys.stderr)) as run:
-            result = best_of(run, store, suite, mark, count, temperature)
-    _choice_table(store, suite, mark, result)
-
-
-def _choice_table(store: RunStore, suite: str, mark: str, result: dict[str, Any]) -> None:
-    """What stands at the mark, one sample, the winner of N and the controls. Tokens are means over items."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("answer", no_wrap=True)
-    for name in ("score", "95 % CI", "vs N=1", "length", "sampled", "judged"):
-        table.add_column(name, justify="right", no_wrap=True)
-    if scored(store, suite, mark):
-        at = stored(store, suite, mark)
-        told = at[at["headline"]]
-        table.add_row(at["headline"], *_choice_cells(told, at["metric"], None), f"{told['tokens']:.1f}", "0")
-    used, n = result["inference"], result["n"]
-    for how in result["decodings"]:
-        versus = result["versus_one"].get(how)
-        sampled = used["student_tokens"] / n if versus else result[how]["tokens"]
-        judged = used["self_judge_tokens"] / n if how == result["headline"] else 0
-        table.add_row(how, *_choice_cells(result[how], result["metric"], versus), f"{sampled:.1f}", f"{judged:.0f}")
-    console = Console(highlight=False)
-    console.print(f"{store.folder.name}   {suite}   mark {mark}   {n} items")
-    console.print(table)
-
-
-def _choice_cells(scores: dict[str, Any], metric: str, versus: dict[str, Any] | None) -> list[str]:
-    value, span = scores[metric]["value"], bounds(scores[metric])
-    moved = bounds(versus) if versus else None
-    return [
-        "-" if value is None else f"{value:.3f}", f"{span[0]:.3f} to {span[1]:.3f}" if span else "-",
-        f"{sum(moved) / 2:+.3f} +/-{(moved[1] - moved[0]) / 2:.3f}" if moved else "-", f"{scores['tokens']:.1f}",
-    ]  # fmt: skip
 
 
 def report(names: list[str], suite: str, meter: str, out: Path | None) -> None:

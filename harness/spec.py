@@ -25,9 +25,13 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
+UNTRAINED = frozenset({"suites", "leakage_limit"})
+"""Parts of a track that training does not see: what is scored later, and a check before the start."""
+
+
 def conditions_digest(track: Mapping[str, Any]) -> str:
-    """Names a track's conditions of training, from its dump: all but the suites, which can be scored at any later time."""
-    return digest_of({key: value for key, value in track.items() if key != "suites"})
+    """Names a track's conditions of training, from its dump."""
+    return digest_of({key: value for key, value in track.items() if key not in UNTRAINED})
 
 
 def identity_of(spec: Mapping[str, Any]) -> str:

@@ -63,7 +63,10 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
 
 
-OUTSIDE = ("cli.py", "display.py", "inference.py", "listing.py", "runner.py", "skeleton.py")
+OUTSIDE = (
+    "agreement.py", "cli.py", "contestants.py", "display.py", "eval_command.py", "evaluations.py", "inference.py",
+    "leakage_command.py", "listing.py", "preflight.py", "probe.py", "probe_command.py", "runner.py", "skeleton.py",
+)
 """Modules of the harness that act before or after a run, or show it."""
 
 

@@ -46,9 +46,11 @@ class Judge(Protocol):
 
     id: str
     """Names the model and its revision; goes into every record."""
+    retries: int
+    """How often a request may be repeated whose reply could not be read."""
 
-    def chat(self, requests: Sequence[ChatRequest]) -> list[ChatReply | Failure]:
-        """Replies in order; a `Failure` where one stayed missing after its retries."""
+    def chat(self, requests: Sequence[ChatRequest], attempt: int = 0) -> list[ChatReply | Failure]:
+        """Replies in order; a `Failure` where one stayed missing after the transport's own retries."""
 
 
 class SuiteConfig(BaseModel):
@@ -179,26 +181,38 @@ class JudgedSuite(Suite):
     def verdict(self, call: Call, reply: ChatReply) -> float | None:
         """The score that a reply gives, on the suite's scale; None when it cannot be read."""
 
-    def trial(self) -> list[Call]:
-        """One call of each kind, on made-up answers: what the judge must be able to answer before anything is paid."""
+    def trial(self) -> dict[str, list[Call]]:
+        """Calls on made-up answers, by kind: what the judge must be able to answer before anything is paid."""
         made_up = [
             Answer(item.id, (item.reference or "This is an answer.") + " ", "stop", 1, ("Yes.",) * len(item.follow_ups), sample)
             for item in self.items() for sample in range(self.samples)
         ]  # fmt: skip
-        kinds = {(call.metric, call.subkey, self.kind(call)): call for call in self.calls(made_up)[::-1] if call.request}
-        return list(kinds.values())[::-1]
+        kinds: dict[str, list[Call]] = {}
+        for call in self.calls(made_up):
+            if call.request:
+                kinds.setdefault(" ".join(filter(None, (call.metric, call.subkey, self.kind(call)))), []).append(call)
+        return kinds
 
     def kind(self, call: Call) -> str:
         """Which of the protocol's prompts a call uses, where there are several."""
         return ""
 
     def grade(self, answers: Sequence[Answer], judge: Judge | None) -> list[Record]:
-        """A record a call. A reply that stayed missing or cannot be read leaves its score missing."""
+        """A record a call. A refusal, or a reply that cannot be read, is asked for again a bounded number of times; what stays
+        missing leaves its score missing."""
         if judge is None:
             raise SuiteError("this suite needs a judge", where="judge", fix="name one: --judge URL/MODEL, or in the track")
         calls = self.calls(answers)
-        replies = iter(judge.chat([call.request for call in calls if call.request]))
-        return [self.record(call, next(replies) if call.request else None, judge.id) for call in calls]
+        records = {i: self.record(call, None, judge.id) for i, call in enumerate(calls) if not call.request}
+        left = [i for i, call in enumerate(calls) if call.request]
+        for attempt in range(judge.retries + 1):
+            requests = [calls[i].request for i in left]
+            replies = judge.chat([request for request in requests if request], attempt)
+            records |= {i: self.record(calls[i], reply, judge.id) for i, reply in zip(left, replies, strict=True)}
+            left = [i for i in left if records[i].status in ("parse_failed", "refused")]
+            if not left:
+                break
+        return [records[i] for i in range(len(calls))]
 
     def record(self, call: Call, reply: ChatReply | Failure | None, judge_id: str) -> Record:
         """What became of a call; the whole reply is kept."""

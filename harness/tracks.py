@@ -111,6 +111,7 @@ class Track(Part):
     budget: dict[str, float]
     marks: tuple[str, ...] = tuple(str(mark) for mark in DEFAULT_MARKS)
     missing_limit: float = Field(0.2, gt=0, le=1, description="a run whose missing rate passes this stops")
+    leakage_limit: float = Field(0.05, ge=0, le=1, description="largest share of a suite's items that training texts may hold")
     judge_is_critic: bool = False
     prices: str = Field("", description="where the prices come from, with a date")
     overrides: dict[str, dict[str, Any]] = Field(default_factory=dict, description="settings of methods, by name")

@@ -1,4 +1,4 @@
-"""Reasoning tasks through lm-eval: its prompts, filters and metrics on answers that the harness generated.
+"""Reasoning and knowledge through lm-eval: its prompts, filters and metrics on answers that the harness generated.
 
 Source: EleutherAI lm-evaluation-harness, github.com/EleutherAI/lm-evaluation-harness. A task is one of lm-eval's own
 or a YAML file in lm-eval's format.
@@ -6,240 +6,300 @@ or a YAML file in lm-eval's format.
 
 from __future__ import annotations
 
-import contextlib
-import io
+import importlib.metadata
 import json
-import logging
-import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
-from harness.errors import SuiteError, nearest
-from harness.suite import Field, Judge, Suite, SuiteConfig
-from harness.types import Answer, Item, Metric, Record
+from pydantic import model_validator
 
-_DATA = Path(__file__).parent / "data"
-_TASKS = Path(__file__).parent / "tasks"
-_FEWSHOT_SEED = 1234  # lm-eval's default
+from harness.assets import content_hash
+from harness.errors import SuiteError
+from harness.suite import Field, Judge, Suite, SuiteConfig, flags_of
+from harness.types import Answer, Item, Message, Metric, Record
+from suites import _reasoning_files as files
+from suites import _reasoning_replay as replay
+from suites import _reasoning_tasks as loading
+from suites._reasoning_metrics import Headline, is_item_mean, majority, mean_of, pass_at, scores_of
+
+_DECLARED = ("gsm8k", "minerva_math500", "aime24", "aime25", "gpqa_diamond_cot_zeroshot", "ifeval")
+_LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # lm-eval's order
+_NARROWING = ("top_p", "top_k", "min_p", "typical_p", "num_beams")
 
 
 class Config(SuiteConfig):
-    tasks: tuple[str, ...] = Field(min_length=1)
-    """Names of tasks, groups or tags that generate text and are scored by exact match."""
+    tasks: tuple[str, ...] = Field(_DECLARED, min_length=1)
+    """Names of tasks, groups or tags of lm-eval, all that write answers or all that read likelihoods."""
     task_path: str | None = None
-    """A folder of YAML tasks, relative below `suites/tasks/`; their relative data files are taken below `suites/data/`.
-    None for lm-eval's own tasks, which download their data."""
+    """A folder of YAML tasks, relative below `suites/tasks/`. Relative data files lie below `suites/data/` for shipped tasks,
+    beside the YAML file for others. None for lm-eval's own tasks, which download their data."""
+    chat: bool | None = None
+    """Ask through the model's chat template, with the examples as turns, or as plain text to be continued. None is chat for
+    tasks that write and plain for tasks that read likelihoods."""
+    num_fewshot: int | None = Field(None, ge=0)
+    """Examples before each question; None leaves each task its own number."""
+    samples: int = Field(1, ge=1)
+    """Answers to each question; more than one needs a temperature."""
+    temperature: float | None = Field(None, ge=0)
+    """Of every answer; None is the task's own where it samples, otherwise left to whoever scores."""
+    max_tokens: int | None = Field(None, ge=1)
+    """The most tokens of an answer; None is the task's own limit."""
+    limit: int | None = Field(None, ge=1)
+    """Only the first questions of each task; every metric's name then says so."""
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> Self:
+        if self.samples > 1 and not self.temperature:
+            raise ValueError(f"{self.samples} samples of a question are all the same without a temperature above 0")
+        return self
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """lm-eval without its progress bars and its notes; errors still raise."""
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)
+class _HeadlineName:
+    """`Suite.metric` where it depends on the tasks: the class tells the usual name, a suite its own."""
 
-
-def _absolute(files: Any) -> Any:
-    """Data files, given as one name, a list or a mapping from splits, as absolute paths."""
-    if isinstance(files, str):
-        return str(_DATA / files)
-    if isinstance(files, Mapping):
-        return {split: _absolute(names) for split, names in files.items()}
-    return [_absolute(name) for name in files]
-
-
-def _as_json(messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
-    """Stands in for a chat template, so that lm-eval hands the messages over whole."""
-    if not add_generation_prompt:
-        raise SuiteError("a task that begins the answer itself is not supported", where="tasks", fix="leave gen_prefix out")
-    return json.dumps(messages, ensure_ascii=False)
+    def __get__(self, suite: Reasoning | None, cls: type) -> str:
+        return "exact_match" if suite is None else suite._headline + suite._subset
 
 
 class Reasoning(Suite):
-    """Exact match on tasks of lm-eval; the first filter of a task is the one that counts in the headline."""
+    """lm-eval's tasks; the headline is the mean over items of each task's first metric under its first filter."""
 
     Config = Config
     version = "1"
-    metric = "exact_match"
-    summary = "exact match of final answers (lm-eval tasks)"
+    metric: ClassVar[Any] = _HeadlineName()
+    summary = "any task of lm-eval: lm-eval:gsm8k, or exact match of final answers"
+    argument = "lm-eval"
+
+    def __init__(self, config: SuiteConfig) -> None:
+        super().__init__(config)
+        self._graded: tuple[tuple[Answer, ...], list[dict[str, Any]]] = ((), [])
+
+    @classmethod
+    def settings_for(cls, argument: str) -> dict[str, Any]:
+        """Tasks by name ("gsm8k", "gsm8k+ifeval") or YAML files of one folder ("folder/task.yaml")."""
+        return loading.asked(argument)
+
+    @property
+    def samples(self) -> int:
+        return self.config.samples
 
     @cached_property
     def _tasks(self) -> dict[str, Any]:
         """lm-eval's task objects by name, in the order asked for."""
-        from lm_eval.tasks import TaskManager
-
-        folder = None if self.config.task_path is None else _TASKS / self.config.task_path
-        if folder is not None and not folder.is_dir():
-            raise SuiteError(f"no folder {folder}", where="task_path", fix="give a folder of lm-eval's YAML files")
-        with _quiet():
-            manager = TaskManager(include_path=folder, include_defaults=folder is None)
-            members = [self._member(manager.task_index, name) for name in self.config.tasks]
-            try:
-                tasks: dict[str, Any] = manager.load({"group": "asked", "task": members})["tasks"]
-            except OSError as error:
-                fix = "download the data once where there is a network, or set task_path"
-                raise SuiteError(f"lm-eval could not load its data: {error}", where="tasks", fix=fix) from error
-        for name, task in tasks.items():
-            self._check(name, task)
+        tasks = loading.load(self.config.tasks, self.config.task_path)
+        if self.samples > 1 and any(map(loading.asks_likelihoods, tasks.values())):
+            raise SuiteError("likelihoods are not sampled", where="samples", fix="--set samples=1")
+        loading.set_shots(tasks, self.config.num_fewshot)
         return tasks
 
-    def _member(self, index: Mapping[str, Any], name: str) -> dict[str, Any]:
-        """A task by name, with its local data files resolved."""
-        if name not in index:
-            raise SuiteError(f"lm-eval knows no task {name!r} here", where="tasks", fix=nearest(name, index))
-        arguments = (index[name].cfg or {}).get("dataset_kwargs") or {}
-        if self.config.task_path is None or "data_files" not in arguments:
-            return {"task": name}
-        files = _absolute(arguments["data_files"])
-        absent = [path for path in _flat(files) if not Path(path).is_file()]
-        if absent:
-            message = f"task {name!r} needs {', '.join(absent)}, not found"
-            raise SuiteError(message, where="task_path", fix="restore the data files")
-        return {"task": name, "dataset_kwargs": {**arguments, "data_files": files}}
+    @cached_property
+    def _chat(self) -> bool:
+        if self.config.chat is not None:
+            return self.config.chat
+        return not any(map(loading.asks_likelihoods, self._tasks.values()))
 
-    def _check(self, name: str, task: Any) -> None:
-        got = {
-            "output_type": task.OUTPUT_TYPE,
-            "repeats": task.config.repeats,
-            "exact_match": any(metric["metric"] == "exact_match" for metric in task.config.metric_list or ()),
-        }
-        wanted = {"output_type": "generate_until", "repeats": 1, "exact_match": True}
-        if got != wanted:
-            raise SuiteError(f"task {name!r} has {got}, supported is {wanted}", where="tasks", fix="choose another task")
+    @cached_property
+    def _requests(self) -> dict[str, list[list[Any]]]:
+        return {name: replay.requests(task, self._chat, self.config.limit) for name, task in self._tasks.items()}
 
-    def _seed(self) -> None:
-        for task in self._tasks.values():
-            task.set_fewshot_seed(seed=_FEWSHOT_SEED)
+    @cached_property
+    def _headlines(self) -> dict[str, Headline]:
+        """Found by grading silence on the first document of each task, so that a task that cannot be graded is refused here."""
+        found = {}
+        for name, task in self._tasks.items():
+            try:
+                sample = replay.evaluate({name: task}, None, self._chat, limit=1)["samples"][name][0]
+            except SuiteError:
+                raise
+            except Exception as error:  # a task can bring its own code
+                raise SuiteError(f"task {name!r} cannot grade an empty answer: {type(error).__name__}: {error}", where="tasks",
+                                 fix="choose another task: --set tasks=[...]") from error  # fmt: skip
+            means = [metric for metric in sample["metrics"] if is_item_mean(task, metric, sample[metric])]
+            better = [metric for metric in means if task.higher_is_better().get(metric, True)]
+            if not better:
+                raise SuiteError(f"task {name!r} has no metric that is a mean over its documents, only {sample['metrics']}",
+                                 where="tasks", fix="choose another task: --set tasks=[...]")  # fmt: skip
+            found[name] = Headline(better[0], sample["filter"])
+        return found
+
+    @property
+    def _headline(self) -> str:
+        names = {headline.metric for headline in self._headlines.values()}
+        return names.pop() if len(names) == 1 else "score"
+
+    @property
+    def _subset(self) -> str:
+        return f"[:{self.config.limit}]" if self.config.limit else ""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """lm-eval's version, a digest of the tasks' filters and metrics, and the settings that are not the tasks' own."""
+        own = self.config.model_dump(exclude={"tasks", "task_path"}, exclude_defaults=True)
+        grading = content_hash({name: _protocol(task) for name, task in self._tasks.items()})
+        return {"lm-eval": importlib.metadata.version("lm_eval"), "grading": grading, **own}
 
     @cached_property
     def _items(self) -> tuple[Item, ...]:
-        found = []
-        self._seed()
-        for name, task in self._tasks.items():
-            with _quiet():
-                task.build_all_requests(apply_chat_template=True, fewshot_as_multiturn=True, chat_template=_as_json)
-            for request in task.instances:
-                messages = tuple(json.loads(request.args[0]))
-                target = str(task.doc_to_target(request.doc))
-                found.append(Item(f"{name}/{request.doc_id}", messages, reference=target, category=name))
-        return tuple(found)
+        return tuple(
+            self._item(name, self._tasks[name], requests) for name in self._headlines for requests in self._requests[name]
+        )
+
+    def _item(self, name: str, task: Any, requests: Sequence[Any]) -> Item:
+        context = requests[0].args[0]
+        if any(request.args[0] != context for request in requests):
+            raise SuiteError(f"task {name!r} asks for one text after several beginnings, which is not supported", where="tasks",
+                             fix="choose another task: --set tasks=[...]")  # fmt: skip
+        messages: tuple[Message, ...] = tuple(json.loads(context)) if self._chat else ({"role": "user", "content": context},)
+        scored = loading.asks_likelihoods(task)
+        options = {} if scored else requests[0].args[1]
+        return Item(
+            f"{name}/{requests[0].doc_id}", messages, _reference(task, requests[0].doc), category=name,
+            temperature=None if scored else self._temperature(name, options),
+            max_tokens=self.config.max_tokens or next((int(options[key]) for key in _LIMITS if options.get(key)), None),
+            plain=not self._chat, continuations=tuple(request.args[1] for request in requests) if scored else (),
+        )  # fmt: skip
+
+    def _temperature(self, name: str, options: Mapping[str, Any]) -> float | None:
+        if self.config.temperature is not None or not options.get("do_sample"):
+            return self.config.temperature
+        narrowing = [key for key in _NARROWING if key in options]
+        if narrowing:
+            raise SuiteError(f"task {name!r} samples with {', '.join(narrowing)}, which the generator does not do", where="tasks",
+                             fix="sample plainly: --set temperature=1")  # fmt: skip
+        return float(options.get("temperature", 1.0))
 
     def items(self) -> list[Item]:
-        """One item a document, with the messages that lm-eval makes of it (one user message when zero-shot)."""
+        """One item a document, with what lm-eval makes of it: chat messages, or one text that is to be continued."""
         return list(self._items)
 
-    def _evaluate(self, answers: Mapping[str, Answer]) -> dict[str, Any]:
-        """lm-eval's results with its log of samples. `simple_evaluate` would reseed every global generator."""
-        from lm_eval.evaluator import evaluate
-
-        self._seed()
-        with _quiet():
-            return evaluate(
-                lm=_replay({item: answer.text for item, answer in answers.items()}),
-                task_dict={"tasks": self._tasks},
-                bootstrap_iters=0,
-                log_samples=True,
-                apply_chat_template=True,
-                fewshot_as_multiturn=True,
-            )
+    def _results(self, answers: Sequence[Answer]) -> list[dict[str, Any]]:
+        """lm-eval's results, one for each sample of the items; the last ones asked for are kept."""
+        pairs = self.paired(answers)
+        key = tuple(answers)
+        if self._graded[0] != key:
+            runs = [{item.id: answer for item, answer in pairs[sample :: self.samples]} for sample in range(self.samples)]
+            self._graded = (key, [replay.evaluate(self._tasks, run, self._chat, self.config.limit) for run in runs])
+        return self._graded[1]
 
     def grade(self, answers: Sequence[Answer], judge: Judge | None) -> list[Record]:
-        """A record for each filter and metric of an item, `subkey` naming the filter; no judge is asked."""
-        found = {item.id: answer for item, answer in self.paired(answers)}
-        records: dict[str, list[Record]] = {item: [] for item in found}
-        for task, samples in self._evaluate(found)["samples"].items():
-            for sample in samples:
-                answer = found[f"{task}/{sample['doc_id']}"]
-                flags = [*(["empty"] if not answer.text.strip() else []), *(["truncated"] if answer.finish == "length" else [])]
-                records[answer.item_id] += [
-                    Record(
-                        suite="reasoning", metric=metric, item_id=answer.item_id, subkey=sample["filter"],
-                        score=float(sample[metric]), status="ok", flags=tuple(flags), raw=str(sample["filtered_resps"][0]),
-                        length=len(answer.text),
-                    )
-                    for metric in sample["metrics"]
-                ]  # fmt: skip
-        return [record for one_item in records.values() for record in one_item]
+        """A record for each filter and metric of an item; no judge is asked.
+
+        `subkey` names the filter ("FILTER#SAMPLE" with several samples). A metric that is no number for each document (IFEval's
+        instruction level, corpus BLEU) has one record for the whole task, whose item is the task's name, with lm-eval's own
+        aggregate. A task's further metrics are on lm-eval's scale.
+
+        Raises:
+            SuiteError: answers do not fit, or a headline score is not between 0 and 1.
+        """
+        records: dict[str, list[Record]] = {answer.item_id: [] for answer in answers}
+        totals: list[Record] = []
+        for sample, results in enumerate(self._results(answers)):
+            run = {answer.item_id: answer for answer in answers[sample :: self.samples]}
+            mark = f"#{sample}" if self.samples > 1 else ""
+            for name, rows in results["samples"].items():
+                task = self._tasks[name]
+                until = (task.config.generation_kwargs or {}).get("until")
+                whole: dict[tuple[str, str], None] = {}
+                for row in rows:
+                    answer = _as_graded(run[f"{name}/{row['doc_id']}"], until)
+                    for metric in row["metrics"]:
+                        if not is_item_mean(task, metric, row[metric]):
+                            whole[metric, row["filter"]] = None
+                            continue
+                        score = float(row[metric])
+                        if (metric, row["filter"]) == self._headlines[name] and not 0 <= score <= 1:
+                            raise SuiteError(f"{metric} of task {name!r} is {score}, not between 0 and 1", where="tasks",
+                                             fix="choose another task: --set tasks=[...]")  # fmt: skip
+                        records[answer.item_id].append(Record(
+                            suite="reasoning", metric=metric, item_id=answer.item_id, subkey=row["filter"] + mark, score=score,
+                            status="ok", flags=flags_of(answer), raw=str(row["filtered_resps"][0]), length=len(answer.text),
+                        ))  # fmt: skip
+                for metric, under in whole:
+                    value = float(results["results"][name][f"{metric},{under}"])
+                    totals.append(Record("reasoning", metric, name, under + mark, value, "ok", raw="lm-eval's aggregate"))
+        return [*(record for one_item in records.values() for record in one_item), *totals]
+
+    def _filter_of(self, record: Record) -> str:
+        return record.subkey.rpartition("#")[0] if self.samples > 1 else record.subkey
+
+    def _headline_records(self, records: Sequence[Record]) -> dict[str, list[Record]]:
+        """By item, one a sample."""
+        found: dict[str, list[Record]] = {}
+        for record in records:
+            headline = self._headlines.get(_task_of(record.item_id))
+            if headline == (record.metric, self._filter_of(record)):
+                found.setdefault(record.item_id, []).append(record)
+        return found
 
     def item_scores(self, records: Sequence[Record]) -> dict[str, float]:
-        """The exact match of each item under its task's first filter."""
-        scores: dict[str, float] = {}
-        for record in records:
-            if record.metric == "exact_match" and record.score is not None:
-                scores.setdefault(record.item_id, record.score)
-        return scores
+        """The headline score of each item, the mean over its samples."""
+        return {item: statistics.fmean(scores_of(found)) for item, found in self._headline_records(records).items()}
 
     def aggregate(self, records: Sequence[Record]) -> dict[str, Metric]:
-        """`exact_match` over all items of all tasks, `exact_match/TASK` for each task."""
-        scores = self.item_scores(records)
-        asked = dict.fromkeys(record.item_id for record in records)
-        metrics = {"exact_match": _mean([*scores.values()], len(asked))}
-        for task in dict.fromkeys(item.rpartition("/")[0] for item in asked):
-            members = [item for item in asked if item.rpartition("/")[0] == task]
-            metrics[f"exact_match/{task}"] = _mean([scores[item] for item in members if item in scores], len(members))
-        return metrics
+        """The headline over all items and as `NAME/TASK` for each task; then `METRIC,FILTER/TASK` as lm-eval names the others.
+
+        With k samples also `pass@1`, `pass@k` (where scores are 0 or 1) and `maj@k` (where the task's filter extracts an answer:
+        the score of the most frequent one, of equals the first), over all items and by task. With a limit every name carries it.
+        """
+        headline, name = self._headline_records(records), self._headline
+        metrics: dict[str, Metric] = {}
+        ways: dict[str, Callable[[Sequence[Record]], float | None]] = {name: lambda found: statistics.fmean(scores_of(found))}
+        if self.samples > 1:
+            ways |= {f"pass@{k}": lambda found, k=k: pass_at(scores_of(found), k) for k in (1, self.samples)}  # type: ignore[misc]
+            ways[f"maj@{self.samples}"] = lambda found: majority(found, self._headlines[_task_of(found[0].item_id)])
+        for key, way in ways.items():
+            values = {item: way(found) for item, found in headline.items()}
+            parts = {task: [v for item, v in values.items() if _task_of(item) == task] for task in self._headlines}
+            for suffix, part in {"": list(values.values()), **{f"/{task}": part for task, part in parts.items()}}.items():
+                if None not in part:
+                    metrics[f"{key}{self._subset}{suffix}"] = mean_of([value for value in part if value is not None])
+        others: dict[str, dict[str, list[float]]] = {}
+        for record in records:
+            task = record.item_id if record.item_id in self._headlines else _task_of(record.item_id)
+            under = self._filter_of(record)
+            if record.score is not None and (name == "score" or self._headlines[task] != (record.metric, under)):
+                key = f"{record.metric},{under}{self._subset}/{task}"
+                others.setdefault(key, {}).setdefault(record.item_id, []).append(record.score)
+        return metrics | {key: mean_of(list(map(statistics.fmean, found.values()))) for key, found in others.items()}
 
     def export(self, folder: Path, answers: Sequence[Answer], records: Sequence[Record], generator: str) -> list[Path]:
-        """lm-eval's `results.json` and a `samples_TASK.jsonl` for each task."""
-        from lm_eval.utils import handle_non_serializable
+        """lm-eval's `results.json` and a `samples_TASK.jsonl` for each task; further samples in folders `sample-1`, ..."""
+        return [
+            path for sample, results in enumerate(self._results(answers))
+            for path in files.write(folder / f"sample-{sample}" if sample else folder, results, generator)
+        ]  # fmt: skip
 
-        results = self._evaluate({item.id: answer for item, answer in self.paired(answers)})
-        samples = results.pop("samples")
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / "results.json"]
-        report = {**results, "config": {"model": generator}, "model_name": generator}
-        text = json.dumps(report, indent=2, ensure_ascii=False, default=handle_non_serializable)
-        paths[0].write_text(text + "\n", encoding="utf-8")
-        for task, rows in samples.items():
-            paths.append(folder / f"samples_{task}.jsonl")
-            lines = [json.dumps(row, ensure_ascii=False, default=handle_non_serializable) + "\n" for row in rows]
-            paths[-1].write_text("".join(lines), encoding="utf-8")
-        return paths
+    def read_outputs(self, path: Path) -> list[Answer]:
+        """From lm-eval's samples (a file, or the folder with a file for each task), or a JSONL file of `id` and `text`."""
+        items = self.items()
+        documents = {f"{name}/{r[0].doc_id}": r[0].doc for name, found in self._requests.items() for r in found}
+        return files.read(path, items, documents, self.samples)
 
 
-def _flat(files: Any) -> list[str]:
-    if isinstance(files, str):
-        return [files]
-    return [path for part in (files.values() if isinstance(files, Mapping) else files) for path in _flat(part)]
+def _task_of(item_id: str) -> str:
+    return item_id.rpartition("/")[0]
 
 
-def _mean(scores: Sequence[float], asked: int) -> Metric:
-    """The mean with its sample standard error."""
-    spread = statistics.stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else None
-    return Metric(statistics.fmean(scores) if scores else None, spread, n=len(scores), missing=asked - len(scores))
+def _as_graded(answer: Answer, until: str | Sequence[str] | None) -> Answer:
+    """The part of an answer that lm-eval sees; one that goes on after a stop string was not cut off."""
+    text = replay.cut(answer.text, until)
+    return answer if text == answer.text else replace(answer, text=text, finish="stop")
 
 
-def _replay(texts: Mapping[str, str]) -> Any:
-    """A model for lm-eval that says the recorded texts, cut at a task's stop strings as lm-eval's models do."""
-    from lm_eval.api.model import LM
+def _protocol(task: Any) -> Any:
+    """What a task does with answers, as JSON."""
+    config = task.config
+    parts = [task.OUTPUT_TYPE, task.VERSION, config.metric_list, config.filter_list, config.generation_kwargs]
+    return json.loads(json.dumps(parts, default=lambda value: value.__qualname__ if callable(value) else str(value)))
 
-    class Replay(LM):
-        tokenizer_name = "recorded"
 
-        def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-            return _as_json(chat_history, add_generation_prompt)
-
-        def generate_until(self, requests: list[Any]) -> list[str]:
-            said = []
-            for request in requests:
-                text = texts[f"{request.task_name}/{request.doc_id}"]
-                for stop in request.args[1].get("until", ()):
-                    text = text.split(stop)[0] if stop else text
-                said.append(text)
-            return said
-
-        def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
-            raise NotImplementedError("recorded texts have no likelihood")
-
-        def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
-            raise NotImplementedError("recorded texts have no likelihood")
-
-    return Replay()
+def _reference(task: Any, document: Any) -> str | None:
+    """The answer as text; None where a task's target is a number that stands for none."""
+    target = task.doc_to_target(document)
+    if isinstance(target, int) and task.config.doc_to_choice is not None:
+        return str(task.doc_to_choice(document)[target])
+    return None if isinstance(target, int) else str(target)

@@ -142,7 +142,7 @@ def test_the_example_tracks_are_valid(tmp_path: Path) -> None:
 
 
 def test_the_settings_of_suites() -> None:
-    text = section(page("tracks.md"), "## Suites of a track")
+    text = section(page("suites.md"), "## Settings")
     found: dict[str, dict[str, str]] = {}
     suite = ""
     for name, key, value in re.findall(r"^\| (?:`(\w+)`)? ?\| `(\w+)` \| ([^|]*?) \|", text, flags=re.MULTILINE):

@@ -17,11 +17,11 @@ from harness import cli, inference
 from harness.assemble import assemble
 from harness.environment import runs_dir
 from harness.errors import SpecError
+from harness.eval_command import best_of_run as finished
 from harness.inference import longest, self_judged, shortest, tournament
 from harness.loop import score_marks, train
 from harness.prompts import SHARED, load
 from harness.report import runs, table
-from harness.runner import finished
 from harness.spec import resolve
 from harness.store import RunStore, read_lines
 from harness.supply import FrozenChooser
@@ -132,7 +132,7 @@ def files(store: RunStore) -> dict[str, bytes]:
 
 
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["harness", "eval", *arguments])
+    monkeypatch.setattr(sys, "argv", ["harness", "eval", "--model", *arguments])
     with pytest.raises(SystemExit) as stop:
         cli.main()
     said = capsys.readouterr()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import math
 import re
 import shutil
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,10 +41,12 @@ class LengthJudge:
 
     id = "length-judge"
 
+    retries = 0
+
     def __init__(self) -> None:
         self.requests: list[ChatRequest] = []
 
-    def chat(self, requests: Sequence[ChatRequest]) -> list[ChatReply | Failure]:
+    def chat(self, requests: Sequence[ChatRequest], attempt: int = 0) -> list[ChatReply | Failure]:
         self.requests += requests
         return [self.reply(request) for request in requests]
 
@@ -64,28 +69,120 @@ def suite(tmp_path: Path, rows: list[dict[str, str]]) -> Alpaca:
     return build(tmp_path, rows)
 
 
-def build(folder: Path, rows: object, **config: object) -> Alpaca:
+def build(folder: Path, rows: object, *, both_orders: bool = True, **config: object) -> Alpaca:
     path = folder / "items.json"
     path.write_text(json.dumps(rows))
-    return Alpaca(Config(items=str(path), **config))
+    return Alpaca(Config(items=str(path), both_orders=both_orders, **config))
 
 
 def answers(items: Sequence[Item], text: str = "") -> list[Answer]:
     return [Answer(item.id, text or "c" * (12 + 2 * n), "stop", 3) for n, item in enumerate(items)]
 
 
-@pytest.mark.parametrize("name", [WEIGHTED, LETTERS])
-def test_prompt_is_the_packages_own(name: str) -> None:
-    import pandas as pd
+def bundled(name: str) -> dict[str, Any]:
     import yaml
 
     (config,) = yaml.safe_load((CONFIGS / name / "configs.yaml").read_text()).values()
-    template = (CONFIGS / config["prompt_template"]).read_text()
-    row = {"instruction": "name a tree\nor two", "output_1": "oak { }", "output_2": 'elm """ \\1'}
-    (prompt,), _ = utils.make_prompts(pd.DataFrame([row]), template)
+    return config
+
+
+REFUSED = {
+    "alpaca_farm": "is a pool of 13 annotators",
+    "alpaca_farm_greedy_gpt4": "asks about 5 pairs in one prompt",
+    **dict.fromkeys(
+        ("chatgpt_fn", "alpaca_eval_gpt4_fn", "alpaca_eval_gpt4_turbo_fn", "alpaca_eval_cot_gpt4_turbo_fn"),
+        "wants its verdict as a tool call",
+    ),
+}
+BUNDLED = sorted(path.parent.name for path in CONFIGS.glob("*/configs.yaml"))
+
+
+def test_most_of_the_packages_annotators_load() -> None:
+    assert set(REFUSED) < set(BUNDLED)
+    assert len(set(BUNDLED) - set(REFUSED)) >= 37
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_prompt_and_settings_are_the_packages_own(name: str) -> None:
+    import pandas as pd
+
+    if name in REFUSED:
+        with pytest.raises(SuiteError, match=re.escape(f"annotator {name!r} {REFUSED[name]}")):
+            Annotator.load(name)
+        return
+    config = bundled(name)
+    row = {"instruction": "name a tree\nor two", "output_1": "oak { }", "output_2": 'elm """ \\1 '}
+    (prompt,), _ = utils.make_prompts(pd.DataFrame([row]), (CONFIGS / config["prompt_template"]).read_text())
+    chat = "<|im_start|>" in prompt
     request = Annotator.load(name).request(*row.values())
-    assert list(request.messages) == [{"role": m["role"], "content": m["content"]} for m in utils.prompt_to_chatml(prompt)]
-    assert (request.max_tokens, request.top_logprobs) == (1, 5)
+    assert list(request.messages) == (
+        utils.prompt_to_chatml(prompt.strip()) if chat else [{"content": prompt.strip(), "role": "user"}]
+    )
+    ask = config["completions_kwargs"]
+    limits = [ask[key] for key in ("max_tokens", "max_new_tokens", "max_tokens_to_sample") if key in ask]
+    assert [request.max_tokens] == limits
+    assert request.temperature == ask.get("temperature", 0.7)
+    assert request.top_logprobs == (ask["top_logprobs"] if ask.get("logprobs") else 0)
+
+
+PYTHON = "[{'model': 'model_1', 'rank': 2}, {'model': 'model_2', 'rank': 1}]"
+REPLIES = [
+    "Output (a)", "Output (b)", "I think\nOutput (b)", "Output (a)\nOutput (b)", "neither", "", " ", "7 3\nwell", "3 7", "3, 7",
+    "5 5", "7", PYTHON, PYTHON.replace("2}", "1}", 1), PYTHON.replace("2}", "3}", 1), "[" * 3000, "{}", "[]", "None", "\x00",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["chatgpt", "alpaca_eval_gpt4", "improved_lmsys_gpt4"])
+def test_text_verdicts_are_the_packages_own(name: str) -> None:
+    config = bundled(name)
+    parse = getattr(completion_parsers, config.get("fn_completion_parser", "regex_parser"))
+    annotator = Annotator.load(name)
+    seen = []
+    for reply in REPLIES:
+        try:
+            found = parse(reply, **(config.get("completion_parser_kwargs") or {}))
+        except Exception:  # the package takes any failure of a parser as no verdict
+            found = []
+        expected = {0: 0.5, 1: 0.0, 2: 1.0}.get(found[0]) if len(found) == 1 else None
+        assert annotator.second_wins(ChatReply(reply)) == expected, reply
+        seen.append(expected)
+    assert set(seen) == {0.0, 1.0, None} | ({0.5} if name == "improved_lmsys_gpt4" else set())
+
+
+def own(parser: str, **options: Any) -> Annotator:
+    return replace(Annotator.load("chatgpt"), parser=parser, options=options)
+
+
+def test_other_parsers_and_chains_of_them() -> None:
+    chain = own("pipeline_meta_parser", parsers_to_kwargs={
+        "json_parser": {"annotation_key": "ordered_models"}, "ranking_parser": {"model_1_name": "m"},
+    })  # fmt: skip
+    ranked = [{"model": "M", "rank": 1}, {"model": "m", "rank": 2}]
+    said = json.dumps({"concise_explanation": "M is right", "ordered_models": ranked})
+    assert chain.second_wins(ChatReply(said)) == 1.0
+    assert chain.second_wins(ChatReply(f"so\n```json\n{said}\n```")) == 1.0
+    assert chain.second_wins(ChatReply(said[:-9])) is None
+    assert own("eval_parser").second_wins(ChatReply("1.25")) == 0.25
+    assert own("eval_parser").second_wins(ChatReply("2.5")) is None
+    assert own("json_parser", annotation_key="best").second_wins(ChatReply('{"best": 1.5}')) == 0.5
+    words = own("replace_parser", replacer={"first": 1, "second": 2}, default_replacer=float("nan"))
+    assert [words.second_wins(ChatReply(text)) for text in ("first", "second", "third")] == [0.0, 1.0, None]
+
+
+def test_reading_a_reply_leaves_other_loggers_and_the_roots_settings_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before = (root.level, root.disabled, list(root.handlers))
+    assert Annotator.load("improved_lmsys_gpt4").second_wins(ChatReply("no scores")) is None
+    assert (root.level, root.disabled, list(root.handlers)) == before
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("name", "orders"), [("chatgpt", {"12", "21"}), ("lmsys_gpt4", {"12"})])
+def test_an_annotator_may_show_the_reference_first_always(
+    tmp_path: Path, rows: list[dict[str, str]], name: str, orders: set[str]
+) -> None:
+    suite = build(tmp_path, rows, both_orders=False, annotator=name)
+    assert {call.subkey for call in suite.calls(answers(suite.items()))} == orders
 
 
 @pytest.mark.parametrize("name", [WEIGHTED, BINARY, LETTERS])
@@ -281,13 +378,13 @@ def test_what_cannot_be_used_is_refused_by_name(tmp_path: Path, rows: list[dict[
     with pytest.raises(SuiteError, match="no annotator") as error:
         Annotator.load("weighted_alpaca_eval_gpt4_turb")
     assert WEIGHTED in error.value.fix
-    with pytest.raises(SuiteError, match="only logprob_parser is supported"):
-        Annotator.load("alpaca_eval_gpt4")
+    with pytest.raises(SuiteError, match="no annotator"):
+        build(tmp_path, rows, annotator="weighted").items()
     with pytest.raises(SuiteError, match="no file"):
         Alpaca(Config(items="pocket/absent.json")).items()
     with pytest.raises(SuiteError, match="repeats 1 of its 3"):
         build(tmp_path, [rows[0], rows[1], rows[0]]).items()
-    with pytest.raises(SuiteError, match="keys"):
+    with pytest.raises(SuiteError, match="1 of 1 rows lack a text under one of the keys instruction, output, generator"):
         build(tmp_path, [{"instruction": "x"}]).items()
     suite = build(tmp_path, rows)
     with pytest.raises(SuiteError, match="needs a judge"):

@@ -155,21 +155,26 @@ class ServedCritic:
 
 
 class ServedJudge:
-    """The evaluation judge: raw chat with log-probs, for suites that keep their own protocol."""
+    """The evaluation judge: raw chat with log-probs, for suites that keep their own protocol.
 
-    def __init__(self, client: Client) -> None:
-        self._client, self.id = client, client.id
+    A first attempt is sent as the protocol has it; a further one carries its number as the seed.
+    """
 
-    def chat(self, requests: Sequence[ChatRequest]) -> list[ChatReply | Failure]:
+    def __init__(self, client: Client, retries: int = 0) -> None:
+        self._client, self.id, self.retries = client, client.id, retries
+
+    def chat(self, requests: Sequence[ChatRequest], attempt: int = 0) -> list[ChatReply | Failure]:
         bodies = []
         for request in requests:
             body: dict[str, Any] = {
                 "messages": _messages(request.messages), "temperature": request.temperature, "max_tokens": request.max_tokens,
             }  # fmt: skip
+            if attempt:
+                body["seed"] = attempt
             if request.top_logprobs:
                 body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
             bodies.append(body)
-        return [reply if isinstance(reply, Failure) else self._read(reply) for reply in self._client.call(CHAT, bodies)]
+        return [reply if isinstance(reply, Failure) else self._read(reply) for reply in self._client.call(CHAT, bodies, attempt)]
 
     def _read(self, reply: dict[str, Any]) -> ChatReply | Failure:
         choice = (reply.get("choices") or [{}])[0]

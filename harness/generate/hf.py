@@ -106,6 +106,8 @@ class HFGenerator:
     def likelihoods(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[tuple[float, bool]]:
         """For each prompt and continuation: the sum of the continuation's log-probs (temperature 1, in nats), and whether
         each of its tokens was the likeliest."""
+        was_training = self.model.training
+        self.model.eval()
         order = sorted(range(len(rows)), key=lambda i: (len(rows[i][0]) + len(rows[i][1]), i))
         found: dict[int, tuple[float, bool]] = {}
         for start in range(0, len(order), SCORED_ROWS):
@@ -123,6 +125,7 @@ class HFGenerator:
             for n, i in enumerate(places):
                 own = len(rows[i][1])
                 found[i] = (float(logp_NT[n, steps - own :].sum()), bool(best_NT[n, steps - own :].all()))
+        self.model.train(was_training)
         return [found[i] for i in range(len(rows))]
 
     def _left_padded(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

@@ -165,12 +165,17 @@ def final_answer(task: Sum | Steps) -> str:
     return str(task.equations()[-1][3]) if isinstance(task, Sum) else " ".join(task.rows()[-1])
 
 
-def grade(instruction: str | Task, text: str) -> list[Criterion]:
+def grade(instruction: str | Task, text: str, before: str | None = None) -> list[Criterion]:
     """Grades an answer to an instruction on every criterion that the instruction poses.
+
+    Args:
+        before: the reply that stands before the instruction in a conversation; a follow-up is graded against it.
 
     Raises:
         ValueError: the instruction is not of this world.
     """
+    if before is not None and instruction in FOLLOW_UPS.values():
+        return grade_follow_up(before, str(instruction), text)
     task = parse(instruction) if isinstance(instruction, str) else instruction
     if isinstance(task, Sum):
         steps = [f"{left} {operator} {right} = {result}" for left, operator, right, result in task.equations()]

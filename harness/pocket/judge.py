@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from statistics import NormalDist
 
 from .checker import grade, quality
-from .protocol import Messages, UnknownProtocol, chance
+from .judge_ratings import ratings
+from .judge_verdicts import verdicts
+from .protocol import JudgeReply, Messages, UnknownProtocol, chance
 
 NEUTRAL = 0.5
+USUAL_WORDS = 15
+"""The length of an answer that a rating neither likes nor dislikes."""
 
 _ALPACA = re.compile(
     r'## Instruction\s+\{\s+"instruction": """(?P<instruction>.*)""",\s+\}\s+'
@@ -33,22 +37,16 @@ class JudgeKnobs:
     position_bias: float = 0.1
     """Logits for being shown first."""
     malformed: float = 0.0
-    """Chance of a reply that names neither answer."""
+    """Chance of a reply without a verdict."""
     refusals: float = 0.0
 
 
-@dataclass(frozen=True)
-class JudgeReply:
-    text: str
-    logprobs: Mapping[str, float] = field(default_factory=dict)
-    """Log-probs of the alternatives of a one-token reply, most probable first."""
-
-
-def gold_quality(question: str, answer: str) -> float:
+def gold_quality(question: str, answer: str, before: str | None = None) -> float:
     """The weighted share of the instruction's criteria that an answer meets, in [0, 1]; the judge's only window on the
-    truth. A question that is no instruction of the world gets `NEUTRAL` for every answer."""
+    truth. A question that is no instruction of the world gets `NEUTRAL` for every answer; a follow-up is one only with the
+    answer `before` it."""
     try:
-        return quality(grade(question, answer))
+        return quality(grade(question, answer, before))
     except ValueError:
         return NEUTRAL
 
@@ -63,18 +61,35 @@ class Judge:
     def __init__(self, knobs: JudgeKnobs) -> None:
         self.knobs = knobs
 
-    def logit(self, question: str, a: str, b: str) -> float:
-        """The log-odds that it prefers `a`, shown first, to `b`."""
+    def logit(self, question: str, a: str, b: str, before: tuple[str | None, str | None] = (None, None)) -> float:
+        """The log-odds that it prefers `a`, shown first, to `b`.
+
+        Args:
+            before: the answers that `a` and `b` follow up on.
+        """
         knobs = self.knobs
         low, high = sorted((a, b))
-        luck = chance("taste", question, low, high)
-        taste = NormalDist().inv_cdf(min(max(luck, 1e-12), 1 - 1e-12)) * knobs.noise
+        taste = self._taste(question, low, high)
         return (
-            knobs.sharpness * (gold_quality(question, a) - gold_quality(question, b))
+            knobs.sharpness * (gold_quality(question, a, before[0]) - gold_quality(question, b, before[1]))
             + knobs.length_bias * (len(a.split()) - len(b.split()))
             + (0.0 if a == b else taste if a == low else -taste)
             + knobs.position_bias
         )
+
+    def rating(self, question: str, answer: str, before: str | None = None) -> int:
+        """A whole number from 1 to 10: 1 + 9 q for an answer of gold quality q, its taste and its liking for length added.
+
+        These are worth as much as in a comparison: a logit is the quality 1 / sharpness. Length counts from `USUAL_WORDS`.
+        """
+        knobs = self.knobs
+        logits = self._taste(question, answer) + knobs.length_bias * (len(answer.split()) - USUAL_WORDS)
+        rating = 1 + 9 * (gold_quality(question, answer, before) + logits / knobs.sharpness)
+        return round(min(max(rating, 1), 10))
+
+    def _taste(self, *texts: str) -> float:
+        luck = chance("taste", *texts)
+        return NormalDist().inv_cdf(min(max(luck, 1e-12), 1 - 1e-12)) * self.knobs.noise
 
     def reply(self, messages: Messages, seed: int = 0) -> JudgeReply:
         """The reply to a chat request, in the form of the protocol that its prompt is of.
@@ -85,12 +100,15 @@ class Judge:
         said = "\n".join(message["content"] for message in messages)
         found = next((reply for protocol in PROTOCOLS if (reply := protocol(self, said)) is not None), None)
         if found is None:
-            raise UnknownProtocol("pocket-judge answers AlpacaEval's prompt 'alpaca_eval_clf' (identifiers m and M) only")
+            raise UnknownProtocol(
+                "pocket-judge answers AlpacaEval's prompt 'alpaca_eval_clf' (identifiers m and M), MT-Bench's (a rating, or "
+                "the better of two) and Arena-Hard's (five grades) only"
+            )
         fate = chance("fate", said, seed)
         if fate < self.knobs.refusals:
-            return JudgeReply("Sorry", {"Sorry": 0.0})
+            return JudgeReply("Sorry", {"Sorry": 0.0}) if found.logprobs else JudgeReply("Sorry, I would rather not judge this.")
         if fate < self.knobs.refusals + self.knobs.malformed:
-            return JudgeReply("The", {"The": 0.0})
+            return JudgeReply("The", {"The": 0.0}) if found.logprobs else JudgeReply("There is much to be said for either view.")
         return found
 
 
@@ -109,5 +127,5 @@ def _log_sigmoid(x: float) -> float:
     return min(x, 0.0) - math.log1p(math.exp(-abs(x)))
 
 
-PROTOCOLS: tuple[Callable[[Judge, str], JudgeReply | None], ...] = (identifiers,)
+PROTOCOLS: tuple[Callable[[Judge, str], JudgeReply | None], ...] = (identifiers, ratings, verdicts)
 """Each reads a prompt of its form, and answers nothing to others."""

@@ -35,8 +35,8 @@ __all__ = [
 TOKEN_VARIABLE = "HARNESS_ORACLE_TOKEN"
 _REPLY_SOURCES = (
     "pocket/words.py", "pocket/tasks.py", "pocket/checker.py", "pocket/reading.py", "pocket/features.py", "pocket/protocol.py",
-    "pocket/demands.py", "pocket/ranker.py", "pocket/critic.py", "pocket/judge.py", "pocket/teacher.py", "pocket/endpoints.py",
-    "generate/hf.py", "generate/decode.py", "seeds.py",
+    "pocket/demands.py", "pocket/ranker.py", "pocket/critic.py", "pocket/judge.py", "pocket/judge_ratings.py",
+    "pocket/judge_verdicts.py", "pocket/teacher.py", "pocket/endpoints.py", "generate/hf.py", "generate/decode.py", "seeds.py",
 )  # fmt: skip
 
 

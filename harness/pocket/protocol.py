@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from harness.seeds import digest
 
@@ -11,6 +12,15 @@ Messages = Sequence[Mapping[str, str]]
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _FENCED = re.compile(r"<([a-z]+(?: [a-z]+)*) ([0-9a-f]{8})>\n(.*?)\n</\1 \2>", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class JudgeReply:
+    """What the scripted judge says."""
+
+    text: str
+    logprobs: Mapping[str, float] = field(default_factory=dict)
+    """Log-probs of the alternatives of a one-token reply, most probable first."""
 
 
 class UnknownProtocol(Exception):

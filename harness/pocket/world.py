@@ -77,10 +77,14 @@ def prompts(source: Prompts) -> list[Prompt]:
 
 
 def gold(messages: Sequence[Message], text: str) -> float | None:
-    """The full checker's grade of an answer, in [0, 1]; nothing where the question is not of this world."""
+    """The full checker's grade of an answer, in [0, 1]; nothing where the question is not of this world.
+
+    A follow-up is graded against the assistant's reply that it follows.
+    """
     from .checker import grade, quality
 
+    *_, before = (None, *(message["content"] for message in messages[-2:-1] if message["role"] == "assistant"))
     try:
-        return quality(grade(messages[-1]["content"], text))
+        return quality(grade(messages[-1]["content"], text, before))
     except ValueError:
         return None
