@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -42,12 +43,13 @@ class Asset:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+        print(f"looking for {self.what} on the hub ({self.repo})", file=sys.stderr)
         try:
             return Path(hf_hub_download(self.repo, self.file, repo_type=self.kind))
         except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
             said = str(error).strip().splitlines()[0]
             raise SuiteError(
-                f"{self.what} is not on this machine and the hub does not give it: {said}", where=f"hub {self.kind} {self.repo}",
+                f"not on this machine, and the hub does not give it: {self.what}; {said}", where=f"hub {self.kind} {self.repo}",
                 fix=f"put its {name} ({self.licence}) into a folder and export HARNESS_ASSETS_DIR=that folder, "
                 f"or once with a network: hf download {self.repo} {self.file} --repo-type {self.kind}",
             ) from error  # fmt: skip

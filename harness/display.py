@@ -48,6 +48,12 @@ def bounds(metric: dict[str, Any]) -> tuple[float, float] | None:
     return metric["value"] - 1.96 * metric["stderr"], metric["value"] + 1.96 * metric["stderr"]
 
 
+def span(scores: dict[str, Any]) -> tuple[float, float] | None:
+    """The 95 % interval over items of a suite's headline, within its scale."""
+    found, (low, high) = bounds(headline(scores)), scores["scale"]
+    return found and (max(found[0], low), min(found[1], high))
+
+
 def headline(scores: dict[str, Any]) -> dict[str, Any]:
     """The headline metric of a suite's stored scores."""
     return scores[scores["headline"]][scores["metric"]]
@@ -116,7 +122,7 @@ class Progress:
     def mark(self, row: dict[str, Any], scores: dict[str, dict[str, Any]]) -> None:
         for suite, result in scores.items():
             metric, change = headline(result), result["change"]
-            interval = bounds(metric)
+            interval = span(result)
             reading = row["meters"][self.budget.axis]
             if self.mode == "plain" or self.as_json:
                 self._line("mark", {

@@ -189,6 +189,8 @@ def _print(evaluation: Evaluation, result: dict[str, Any], console: Console) -> 
     for name in (result["metric"], *(name for name in metrics if name != result["metric"])):
         metric = metrics[name]
         span = bounds(metric)
+        if span and name.startswith(result["metric"]):
+            span = max(span[0], result["scale"][0]), min(span[1], result["scale"][1])
         table.add_row(
             name, "-" if metric["value"] is None else f"{metric['value']:.3f}",
             f"{span[0]:.3f} to {span[1]:.3f}" if span else "-", f"{metric['n']:,}", str(metric["missing"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -146,13 +146,27 @@ def graded(
 def keep(folder: Path, stem: str, suite: Suite, answers: Sequence[Answer], records: Sequence[Record]) -> dict[str, Any]:
     """Writes verdicts and item scores; returns the metrics, what is wrong with the answers, and what is missing and why."""
     write_lines(folder / "records" / f"{stem}.jsonl", records)
-    write_atomically(folder / "items" / f"{stem}.json", canonical(suite.item_scores(records)) + "\n")
+    scores = linearised(suite.item_scores(records), suite.item_weights(records))
+    write_atomically(folder / "items" / f"{stem}.json", canonical(scores) + "\n")
     result: dict[str, Any] = {key: asdict(metric) for key, metric in suite.aggregate(records).items()}
     result["truncated"] = sum(answer.finish == "length" for answer in answers)
     result["empty"] = sum("empty" in flags_of(answer) for answer in answers)
     result["tokens"] = sum(answer.tokens for answer in answers) / max(len(answers), 1)
     result["lost"] = dict(Counter(record.status for record in records if record.score is None))
     return result
+
+
+def linearised(scores: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, float]:
+    """Item scores whose plain mean is the weighted mean R of the given ones: R + (w / mean w) (s - R).
+
+    They carry a ratio's sampling variance to first order, so that means, paired differences and intervals over items need
+    know nothing of weights (Cochran 1977, Sampling Techniques, section 2.11). Without weights they are the scores.
+    """
+    if not weights or not scores:
+        return dict(scores)
+    total = sum(weights[item] for item in scores)
+    ratio, mean = sum(weights[item] * score for item, score in scores.items()) / total, total / len(scores)
+    return {item: ratio + weights[item] / mean * (score - ratio) for item, score in scores.items()}
 
 
 def write_items(folder: Path, suite: Suite) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness import environment, registry, tracks
-from harness.display import amount, bounds, clean, headline
+from harness.display import amount, clean, headline, span
 from harness.errors import HarnessError, SpecError, nearest
 from harness.ledger import METERS
 from harness.spec import conditions_digest, resolve
@@ -177,12 +177,12 @@ def _print_run(console: Console, folder: Path) -> None:
 
 def _mark_cells(row: dict[str, Any], scores: dict[str, Any]) -> list[str]:
     metric, meters = headline(scores), row["meters"]
-    interval = bounds(metric)
+    interval = span(scores)
     decodings = [scores[scores["headline"]].get("gold"), scores.get("t1", {}).get(scores["metric"])]
     shown = [f"{m['value']:.3f}" if m and m["value"] is not None else "-" for m in (metric, *decodings)]
     critic = meters["critic_tokens_in"] + meters["critic_tokens_out"]
-    span = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "-"
-    return [row["mark"], amount(meters["prompts"]), shown[0], span, shown[1], shown[2], amount(critic)]
+    between = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "-"
+    return [row["mark"], amount(meters["prompts"]), shown[0], between, shown[1], shown[2], amount(critic)]
 
 
 def _print_item(console: Console, folder: Path, item: str) -> bool:

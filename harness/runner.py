@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from harness import environment
-from harness.display import Progress, bounds, clean, headline, minutes
+from harness.display import Progress, clean, headline, minutes, span
 from harness.errors import HarnessError, Interrupted, SpecError, nearest
 from harness.evaluate import item_scores, scored, stored
 from harness.spec import RunSpec
@@ -71,7 +71,7 @@ def finish(spec: RunSpec, store: RunStore, suites: list[str], progress: Progress
     console = Console(stderr=True, highlight=False)
     for suite in suites:
         last = stored(store, suite, store.lines("marks")[-1]["mark"])
-        interval, change = bounds(headline(last)), last["change"]
+        interval, change = span(last), last["change"]
         files = _drawn(spec, suite)
         result = {
             "suite": suite, "score": headline(last)["value"], "lo": interval and interval[0], "hi": interval and interval[1],
@@ -86,15 +86,15 @@ def finish(spec: RunSpec, store: RunStore, suites: list[str], progress: Progress
 def _end_block(
     spec: RunSpec, store: RunStore, suite: str, last: dict[str, Any], files: list[Path], console: Console, already: bool
 ) -> None:
-    metric, change, interval = headline(last), last["change"], bounds(headline(last))
+    metric, change, interval = headline(last), last["change"], span(last)
     teacher = stored(store, suite, "teacher")
     took = _seconds(store)
     score = "no score" if metric["value"] is None else f"[bold]{metric['value']:.3f}[/bold]"
-    span = f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
+    between = f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
     moved = f", {change['value']:+.3f} +/-{1.96 * (change['stderr'] or 0):.3f} over mark 0" if change["value"] is not None else ""
     top = f", teacher {headline(teacher)['value']:.3f}" if "greedy" in teacher else ""
     console.print(
-        f"[bold]{'already finished' if already else 'finished'}[/bold]  {suite}  {score}{span}{moved}{top}   {minutes(took)}"
+        f"[bold]{'already finished' if already else 'finished'}[/bold]  {suite}  {score}{between}{moved}{top}   {minutes(took)}"
     )
     console.print(f"  run      {store.folder}")
     console.print(f"  curve    {files[0]}")

@@ -138,7 +138,11 @@ class Suite(ABC):
 
     @abstractmethod
     def item_scores(self, records: Sequence[Record]) -> dict[str, float]:
-        """The headline score of each item that has one, on the suite's scale, for paired comparisons."""
+        """The score of each item that has one, on the suite's scale, for paired comparisons."""
+
+    def item_weights(self, records: Sequence[Record]) -> dict[str, float]:
+        """What each item with a score counts in the headline, where the protocol does not count all items alike."""
+        return {}
 
     @abstractmethod
     def export(self, folder: Path, answers: Sequence[Answer], records: Sequence[Record], generator: str) -> list[Path]:

@@ -137,6 +137,10 @@ class ArenaHard(JudgedSuite):
         """The weighted mean of an item's two games, where both have a verdict."""
         return {item: sum(s * w for s, w in games) / sum(w for _, w in games) for item, games in _complete(records).items()}
 
+    def item_weights(self, records: Sequence[Record]) -> dict[str, float]:
+        """The games that an item's two verdicts count as."""
+        return {item: float(sum(w for _, w in games)) for item, games in _complete(records).items()}
+
     def aggregate(self, records: Sequence[Record]) -> dict[str, Metric]:
         """`score`, `score/CATEGORY` for each, and `score_unweighted`, in which a strong verdict is one game as any other.
 

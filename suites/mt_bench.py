@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -221,6 +222,11 @@ class MtBench(JudgedSuite):
             turns.setdefault(row.item_id, []).append(row.score)
         whole = {item: [score for score in scores if score is not None] for item, scores in turns.items() if None not in scores}
         return {item: sum(scores) / len(scores) for item, scores in whole.items()}
+
+    def item_weights(self, records: Sequence[Record]) -> dict[str, float]:
+        """An item's turns: the headline is a mean over rows."""
+        turns = Counter(row.item_id for row in self.rows(records))
+        return {item: float(turns[item]) for item in self.item_scores(records)}
 
     def aggregate(self, records: Sequence[Record]) -> dict[str, Metric]:
         """`rating` (or `win_rate`) over all rows, then `rating/turn1`, `rating/turn2` and `rating/CATEGORY`."""

@@ -18,7 +18,7 @@ def scores(mark: str, value: float | None) -> dict[str, Any]:
     gold = {"value": 0.61, "stderr": 0.01, "n": 320, "missing": 0}
     change = {"value": 0.1 if mark != "0" else 0.0, "stderr": 0.011, "n": 319, "missing": 1}
     greedy = {"win_rate": metric, "gold": gold}
-    return {"alpaca": {"metric": "win_rate", "headline": "greedy", "greedy": greedy, "change": change}}
+    return {"alpaca": {"metric": "win_rate", "scale": [0, 1], "headline": "greedy", "greedy": greedy, "change": change}}
 
 
 def told(mode: str, terminal: bool) -> str:

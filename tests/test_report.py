@@ -86,7 +86,7 @@ class Lab:
         scores = {item: min(max(score, 0), 1) for item, score in list(drawn.items())[missing:]}
         write(folder / "items" / f"{plain}.greedy.json", scores)
         result = {
-            "suite": "alpaca", "version": "1", "data": "d1", "metric": "win_rate", "n": len(ITEMS), "mark": mark,
+            "suite": "alpaca", "version": "1", "data": "d1", "scale": [0, 1], "metric": "win_rate", "n": len(ITEMS), "mark": mark,
             "headline": "greedy", "judge": judge,
             "greedy": {"win_rate": told(scores), "gold": {**told(scores), "value": 0.9 * level}, "tokens": 9.0},
         }  # fmt: skip

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import SuiteError
+from harness.evaluate import linearised, mean_metric
 from harness.pocket.demonstrate import demonstrate
 from harness.pocket.judge import Judge, JudgeKnobs
 from harness.pocket.tasks import parse
@@ -120,6 +121,11 @@ def test_scores_by_hand(suite: ArenaHard) -> None:
     assert metrics["score/hard_prompt"].stderr == pytest.approx(math.sqrt(2 * (1.8**2 + 1.8**2)) / 10)
     assert (metrics["score/creative_writing"].value, metrics["score/creative_writing"].stderr) == (0.25, None)
     assert suite.item_scores(records) == {"q1": 0.25, "q2": 1.0, "q3": 0.25}
+    assert suite.item_weights(records) == {"q1": 4.0, "q2": 6.0, "q3": 2.0}
+    even = linearised(suite.item_scores(records), suite.item_weights(records))
+    assert even == pytest.approx({"q1": 0.25, "q2": 0.625 + 1.5 * 0.375, "q3": 0.625 - 0.5 * 0.375})
+    assert mean_metric([*even.values()], 3).value == pytest.approx(metrics["score"].value)
+    assert mean_metric([*even.values()], 3).stderr == pytest.approx(metrics["score"].stderr)
 
 
 def test_an_item_counts_only_with_both_verdicts(suite: ArenaHard) -> None:

@@ -145,6 +145,7 @@ def test_means_by_hand(suite: MtBench) -> None:
     }  # fmt: skip
     assert (found["rating/math"].n, found["rating/math"].missing, found["rating/math"].stderr) == (1, 1, None)
     assert suite.item_scores(records) == {"mt-81": 6.0, "mt-x": 3.0}
+    assert suite.item_weights(records) == {"mt-81": 2.0, "mt-x": 1.0}
 
 
 def test_with_one_row_an_item_the_standard_error_is_the_usual_one(suite: MtBench) -> None:

@@ -57,7 +57,7 @@ def curve_of(label: str, group: Sequence[Run], suite: str, meter: str) -> Curve:
         used = [reading(point, meter) for point in points]
         array_SI = aligned([run.items(suite, name) for run in group])[0]
         readings.append(fmean(used))
-        scores.append(table.clipped(interval(array_SI)))
+        scores.append(table.clipped(interval(array_SI), group[0].scale(suite)))
         for line, x, y in zip(seeds, used, array_SI.mean(axis=1).tolist(), strict=True):
             line.append((x, y))
     return Curve(label, group[0].method, readings, scores, seeds)
@@ -166,7 +166,9 @@ def _compose(
     for curve in curves:
         _line(axes, curve, styles[curve.label], scale)
     low, high = axes.get_ylim()
-    axes.set_ylim(max(low, -0.02), min(high, 1.02))
+    (least, most_of_all), room = runs[0].scale(suite), 0.02
+    room *= most_of_all - least
+    axes.set_ylim(max(low, least - room), min(high, most_of_all + room))
     _finish_axes(axes, scale, suite, runs, meter)
     _end_labels(figure, axes, ends, scale, shrunk * looks.SETTINGS["font.size"])
     about = f"{runs[0].conditions}; line: mean, band: 95 % interval over "

@@ -98,8 +98,13 @@ class Run:
         """The marks at which the suite was scored, in order."""
         return [mark for mark in self.marks if mark.name in self.scores.get(suite, {})]
 
+    def scale(self, suite: str) -> tuple[float, float]:
+        """The lowest and the highest score of the suite."""
+        low, high = next(iter(self.scores[suite].values()))["scale"]
+        return low, high
+
     def items(self, suite: str, mark: str) -> dict[str, float]:
-        """The headline score of each item that has one, in [0, 1]."""
+        """The headline score of each item that has one, on the suite's scale."""
         stem = f"{mark_stem(mark)}.{self.scores[suite][mark]['headline']}"
         path = self.path / "suites" / suite_stem(suite) / "items" / f"{stem}.json"
         return json.loads(path.read_text(encoding="utf-8"))

@@ -116,14 +116,14 @@ def _row(label: str, group: Sequence[Run], suite: str, mark: str) -> Row:
         points = [next(point for point in run.marks if point.name == mark) for run in group]
         used = {meter: fmean(reading(point, meter) for point in points) for meter in READINGS}
     return Row(
-        label, mark, tuple(run.seed for run in group), clipped(interval(aligned(now)[0])),
+        label, mark, tuple(run.seed for run in group), clipped(interval(aligned(now)[0]), group[0].scale(suite)),
         {name: None if None in values else fmean(values) for name, values in others.items()}, change, used,
     )  # fmt: skip
 
 
-def clipped(score: Interval) -> Interval:
-    """The interval of a score, which lies in [0, 1]."""
-    return replace(score, lo=max(score.lo, 0.0), hi=min(score.hi, 1.0))
+def clipped(score: Interval, scale: tuple[float, float]) -> Interval:
+    """The interval of a score, within its suite's scale."""
+    return replace(score, lo=max(score.lo, scale[0]), hi=min(score.hi, scale[1]))
 
 
 def _against(best: Row, row: Row, groups: dict[str, list[Run]], suite: str) -> Row:
