@@ -209,7 +209,7 @@ def test_items_that_are_not_the_official_ones_are_refused(
 @pytest.mark.usefixtures("offline")
 def test_absent_files_are_told_before_anything_is_paid(assets: Path) -> None:
     (assets / "df_gamed.csv").unlink()
-    with pytest.raises(SuiteError, match="not on this machine.*data for length control") as caught:
+    with pytest.raises(SuiteError, match=r"not on this machine.*data for length control") as caught:
         Alpaca(Config()).items()
     assert "HARNESS_ASSETS_DIR" in caught.value.fix
     assert "--set length_control=none" in caught.value.fix
