@@ -183,7 +183,7 @@ def _print(evaluation: Evaluation, result: dict[str, Any], console: Console) -> 
     told = result[result["headline"]]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("metric", no_wrap=True)
-    for name in ("score", "95 % CI", "items", "missing"):
+    for name in ("score", "95 % CI", "n", "missing"):
         table.add_column(name, justify="right", no_wrap=True)
     metrics = {name: value for name, value in told.items() if isinstance(value, dict) and "stderr" in value}
     for name in (result["metric"], *(name for name in metrics if name != result["metric"])):
