@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,8 @@ class Assembled:
     parameters: int
     spans: Spans
     began: float
+    at_ends: frozenset[str] = frozenset()
+    """Those of the suites that are scored at the first and the last mark alone."""
 
     @property
     def tokenizer(self) -> Any:
@@ -126,8 +128,13 @@ def _check_same_tokenizer(ours: Any, theirs: Any, need: Need) -> None:
 
 
 @contextlib.contextmanager
-def assemble(spec: RunSpec, suites: Sequence[str], tell: Callable[[str], None]) -> Iterator[Assembled]:
+def assemble(
+    spec: RunSpec, suites: Sequence[str], tell: Callable[[str], None], at_ends: Collection[str] = ()
+) -> Iterator[Assembled]:
     """Everything a run needs, alive until the context ends; servers of ours are started and stopped here.
+
+    Args:
+        at_ends: those of the suites that are scored at the first and the last mark alone.
 
     Raises:
         HarnessError: something is missing or does not fit; nothing was spent.
@@ -162,6 +169,7 @@ def assemble(spec: RunSpec, suites: Sequence[str], tell: Callable[[str], None]) 
         if Need.REFERENCE in needs:
             frozen["reference"] = _load(track.student, spec)
         ledger = Ledger(track.budget_value)
+        ledger.charge("tuning_trials", track.tuned.get(spec.method, 0))
         tell("connecting")
         clients = {role: client(role, model, ledger, cache, connect, stack) for role, model in served}
         parameters = sum(p.numel() for p in student.parameters())
@@ -206,6 +214,7 @@ def assemble(spec: RunSpec, suites: Sequence[str], tell: Callable[[str], None]) 
         yield Assembled(
             spec, track, method, ledger, Stream(prompts, order), tools, trainer, generator, codec, the_suites_by_name,
             teacher, ServedJudge(clients["judge"], track.judge.parse_retries), _gold(track), clients, parameters, spans, began,
+            frozenset(at_ends),
         )  # fmt: skip
 
 

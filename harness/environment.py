@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,31 @@ def cache_dir() -> Path:
     if chosen := os.environ.get("HARNESS_CACHE_DIR"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distillation-harness"
+
+
+@contextlib.contextmanager
+def caching_in(folder: Path) -> Iterator[None]:
+    """Paid replies are cached in this folder until the context ends."""
+    before = os.environ.get("HARNESS_CACHE_DIR")
+    os.environ["HARNESS_CACHE_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HARNESS_CACHE_DIR"]
+        else:
+            os.environ["HARNESS_CACHE_DIR"] = before
+
+
+def in_actions() -> bool:
+    """GITHUB_ACTIONS: whether this is a job of GitHub Actions."""
+    return os.environ.get("GITHUB_ACTIONS") == "true"
+
+
+def step_summary() -> Path | None:
+    """GITHUB_STEP_SUMMARY: the file whose Markdown GitHub Actions shows beside a job."""
+    chosen = os.environ.get("GITHUB_STEP_SUMMARY")
+    return Path(chosen) if chosen else None
 
 
 def assets_dir() -> Path | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,14 @@ def evaluate_teacher(run: Assembled, store: RunStore, name: str) -> dict[str, An
             result["greedy"] = graded(run, store, name, found, "teacher", "greedy", export=True)
     write_atomically(path, json_text(result))
     return result
+
+
+ENDS = ("0", "1")
+
+
+def due(suites: Iterable[str], at_ends: Collection[str], mark: str) -> list[str]:
+    """The suites that are scored at a mark; those of `at_ends` only at the first and the last one."""
+    return [name for name in suites if name not in at_ends or mark in ENDS]
 
 
 def scored(store: RunStore, name: str, mark: str) -> bool:

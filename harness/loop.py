@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from harness.assemble import Assembled
 from harness.errors import Interrupted, RunFault
-from harness.evaluate import evaluate, evaluate_teacher, scored
+from harness.evaluate import due, evaluate, evaluate_teacher, scored
 from harness.method import Method
 from harness.records import rollout_records, signal_means
 from harness.store import RunStore
@@ -66,7 +66,7 @@ def train(run: Assembled, store: RunStore, watcher: Watcher) -> None:
                 passed.add(str(mark))
                 watcher.state("evaluate")
                 store.write_folder(store.checkpoint(str(mark)), run.save_model)
-                scores = {name: evaluate(run, store, name, str(mark)) for name in run.suites}
+                scores = {name: evaluate(run, store, name, str(mark)) for name in due(run.suites, run.at_ends, str(mark))}
                 row = {"mark": str(mark), "rounds": rounds, "meters": dict(ledger.training), "lost": failed, "asked": asked}
                 store.append("marks", row)
                 save()
@@ -119,7 +119,7 @@ def train(run: Assembled, store: RunStore, watcher: Watcher) -> None:
 def score_marks(run: Assembled, store: RunStore, watcher: Watcher) -> None:
     """Scores whatever is not scored yet: marks of a finished run on another suite, and the teacher as a contestant."""
     for row in store.lines("marks"):
-        missing = [name for name in run.suites if not scored(store, name, row["mark"])]
+        missing = [name for name in due(run.suites, run.at_ends, row["mark"]) if not scored(store, name, row["mark"])]
         if missing:
             watcher.state("evaluate")
             run.load_weights(store.checkpoint(row["mark"]))

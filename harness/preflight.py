@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from harness.clients.metered import Tariff
 from harness.errors import CapabilityError
-from harness.evaluate import decodings
+from harness.evaluate import decodings, due
 from harness.method import needs_of
 from harness.suite import Call, Judge, JudgedSuite, Suite
 from harness.types import Failure, Need
@@ -121,7 +121,8 @@ def run_lines(run: Assembled, force: bool) -> list[tuple[str, str]]:
     for name, suite in run.suites.items():
         lines += suite_lines(name, suite)
         ways = len(decodings(suite.items(), run.track.evaluation.temperatures))
-        lines.append(("", f"scored at {len(run.track.marks)} marks, {ways} ways of decoding each, and once for the teacher"))
+        marks = sum(name in due([name], run.at_ends, mark) for mark in run.track.marks)
+        lines.append(("", f"scored at {marks} marks, {ways} ways of decoding each, and once for the teacher"))
         if isinstance(suite, JudgedSuite):
             with run.ledger.off_the_clock():
                 lines += judge_lines(suite, run.judge, expected(suite, tariff), force)

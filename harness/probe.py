@@ -37,7 +37,6 @@ DIALECT = "en"
 """The templates that are tried: those of models that read plain English, as the pairs are."""
 INJECTION = "injection"
 """The domain of pairs whose bad answer speaks to the judge or imitates a verdict; they count for `fooled` alone."""
-Z = 1.959964
 
 
 @dataclass(frozen=True)
@@ -265,12 +264,10 @@ ROLES: Mapping[str, Mapping[str, Kind]] = {
 # ------------------------------------------------------------------------------------------------------ what came of it
 
 
-def wilson(wins: float, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share of n; draws may count as halves (Wilson 1927, J. Am. Stat. Assoc. 22)."""
-    share, spread = wins / n, Z**2 / n
-    centre = (share + spread / 2) / (1 + spread)
-    half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
-    return max(0.0, centre - half), min(1.0, centre + half)
+def _interval(wins: Sequence[float]) -> tuple[float, float] | None:
+    from harness.report.stats import wilson
+
+    return wilson(sum(wins), len(wins)) if wins else None
 
 
 def _win(lead: float) -> float:
@@ -287,7 +284,7 @@ def _report(kind: str, pairs: Sequence[Pair], leads: Leads, statuses: Counter[st
     return KindReport(
         kind=kind, calls=calls, read=statuses["ok"] / calls,
         lost={status: count for status, count in sorted(statuses.items()) if status != "ok"},
-        pairs=len(wins), accuracy=fmean(wins) if wins else None, interval=wilson(sum(wins), len(wins)) if wins else None,
+        pairs=len(wins), accuracy=fmean(wins) if wins else None, interval=_interval(wins),
         draws=verdicts.count(0.5) / len(verdicts) if verdicts else None,
         swapped=sum(set(each) == {0.0, 1.0} for each in both) / len(both) if both else None,
         fooled=tuple(pair.id for pair, each in by_pair.items() if pair.domain == INJECTION and 0.0 in each),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,18 @@ from rich.console import Console
 from harness import environment
 from harness.display import Progress, clean, headline, minutes, span
 from harness.errors import HarnessError, Interrupted, SpecError, nearest
-from harness.evaluate import item_scores, scored, stored
+from harness.evaluate import due, item_scores, scored, stored
 from harness.spec import RunSpec
-from harness.store import RunStore, mark_stem, read_lines
+from harness.store import RunStore, mark_stem, read_lines, suite_stem
 
 
-def complete(store: RunStore, suites: list[str]) -> bool:
-    """Whether the run is finished and scored on all these suites."""
-    wanted = [*(row["mark"] for row in store.lines("marks")), "teacher"]
-    return store.finished and all(scored(store, suite, mark) for suite in suites for mark in wanted)
+def complete(store: RunStore, suites: list[str], at_ends: Collection[str]) -> bool:
+    """Whether the run is finished and scored on all these suites (those of `at_ends` at the first and last mark alone)."""
+    wanted = [(suite, row["mark"]) for row in store.lines("marks") for suite in due(suites, at_ends, row["mark"])]
+    return store.finished and all(scored(store, *both) for both in [*wanted, *((suite, "teacher") for suite in suites)])
 
 
-def rehearse(spec: RunSpec, suites: list[str], force: bool) -> None:
+def rehearse(spec: RunSpec, suites: list[str], at_ends: Collection[str], force: bool) -> None:
     """Assembles a run, asks its judge a call of each kind, tells what scoring would come to, and stops.
 
     Raises:
@@ -33,14 +34,16 @@ def rehearse(spec: RunSpec, suites: list[str], force: bool) -> None:
     from harness.preflight import before_paying, run_lines
 
     console = Console(stderr=True, highlight=False)
-    with assemble(spec, suites, lambda word: None) as run:
+    with assemble(spec, suites, lambda word: None, at_ends) as run:
         for label, text in run_lines(run, force):
             console.print(f"{label:<9} {text}", markup=False, soft_wrap=True)
         before_paying(run, force, console.print)
     console.print("dry run   stops here")
 
 
-def execute(spec: RunSpec, store: RunStore, suites: list[str], progress: Progress, typed: list[str], force: bool) -> None:
+def execute(
+    spec: RunSpec, store: RunStore, suites: list[str], at_ends: Collection[str], progress: Progress, typed: list[str], force: bool
+) -> None:
     """Trains (unless that is done) and scores the marks that are not scored yet.
 
     Raises:
@@ -51,7 +54,7 @@ def execute(spec: RunSpec, store: RunStore, suites: list[str], progress: Progres
     from harness.preflight import before_paying
 
     progress.head()
-    with progress.following(), assemble(spec, suites, progress.state) as run:
+    with progress.following(), assemble(spec, suites, progress.state, at_ends) as run:
         if not store.finished:
             before_paying(run, force, progress.state)
         try:
@@ -66,16 +69,17 @@ def execute(spec: RunSpec, store: RunStore, suites: list[str], progress: Progres
             raise
 
 
-def finish(spec: RunSpec, store: RunStore, suites: list[str], progress: Progress, already: bool) -> None:
-    """The end block: the result, two prompts before and after, the picture, what to type next."""
+def finish(spec: RunSpec, store: RunStore, suites: list[str], progress: Progress, already: bool, draw: bool) -> None:
+    """The end block: the result, two prompts before and after, the picture (with `draw`), what to type next."""
     console = Console(stderr=True, highlight=False)
     for suite in suites:
         last = stored(store, suite, store.lines("marks")[-1]["mark"])
         interval, change = span(last), last["change"]
-        files = _drawn(spec, suite)
+        files = _drawn(spec, suite) if draw else []
         result = {
             "suite": suite, "score": headline(last)["value"], "lo": interval and interval[0], "hi": interval and interval[1],
-            "change": change["value"], "path": str(store.folder), "curve": str(files[0]),
+            "change": change["value"], "path": str(store.folder),
+            **({"curve": str(files[0])} if files else {}),
         }  # fmt: skip
         progress.say("finish", **{k: round(v, 4) if isinstance(v, float) else v for k, v in result.items()})
         if progress.mode == "live":
@@ -97,7 +101,8 @@ def _end_block(
         f"[bold]{'already finished' if already else 'finished'}[/bold]  {suite}  {score}{between}{moved}{top}   {minutes(took)}"
     )
     console.print(f"  run      {store.folder}")
-    console.print(f"  curve    {files[0]}")
+    if files:
+        console.print(f"  curve    {files[0]}")
     console.print(f"  details  harness show {spec.identity[:8]}     table  harness report")
     other = "seqkd" if spec.method != "seqkd" else "sharpen"
     console.print(f"  next     harness run --method {other} --suite {suite}     (one seed ranks nothing: try --seed 1, 2)")
@@ -144,27 +149,51 @@ def _drawn(spec: RunSpec, suite: str) -> list[Path]:
     return curves.write(found, suite, environment.reports_dir() / f"{track.name}-{track.digest[:8]}" / suite)
 
 
-def report(names: list[str], suite: str, meter: str, out: Path | None) -> None:
-    """Prints the table of runs and writes their curve.
+def report(names: list[str], suites: list[str], meter: str, out: Path | None, figures: bool) -> None:
+    """Prints a table for each suite and an overview, and writes tables, curves and the page.
+
+    Args:
+        suites: all that any of the runs is scored on, if none is named.
+        figures: also draw every meter, the costs, score against price, and proxy against gold.
 
     Raises:
         SpecError: no runs, or an unknown meter.
-        Incomparable: the runs were made under different conditions.
+        Incomparable: the runs were made or scored under different conditions.
     """
     from harness.ledger import BUDGETABLE
-    from harness.report import curves, runs, table
+    from harness.report import curves, files, overview, page, pareto, proxy, runs, table
 
     meters = [*BUDGETABLE, *runs.SUMS]
     if meter not in meters:
         raise SpecError(f"no meter named {meter!r}", where=f"--meter {meter}", fix=nearest(meter, meters))
-    root = environment.runs_dir()
-    found = [run for run in runs.select(names, root) if suite in run.suites]
-    if not found:
-        raise SpecError(f"no finished run with the suite {suite!r} in {root}", where=f"--suite {suite}",
-                        fix=f"harness run --method ropd --suite {suite}")  # fmt: skip
-    folder = out or environment.reports_dir() / f"{found[0].track}-{found[0].digest[:8]}" / suite
-    console = Console(highlight=False)
-    began = time.monotonic()
-    table.show(found, suite, console)
-    files = curves.write(found, suite, folder, meter)
-    console.print("wrote " + "  ".join(str(path) for path in files) + f"   [dim]{time.monotonic() - began:.1f} s[/dim]")
+    root, began = environment.runs_dir(), time.monotonic()
+    chosen = runs.select(names, root)
+    having = sorted({suite for run in chosen for suite in run.suites})
+    wanted = [suite for suite in having if suite in suites or not suites]
+    for suite in suites:
+        if suite not in having:
+            raise SpecError(f"no finished run with the suite {suite!r} in {root}", where=f"--suite {suite}",
+                            fix=nearest(suite, having) if having else f"harness run --method ropd --suite {suite}")  # fmt: skip
+    if not wanted:
+        raise SpecError(f"no finished run in {root}", where="harness report", fix="harness run --method ropd --suite alpaca")
+    chosen = [run.scored_on(wanted) for run in chosen if set(wanted) & set(run.suites)]
+    folder = out or environment.reports_dir() / f"{chosen[0].track}-{chosen[0].digest[:8]}"
+    console, command = Console(highlight=False), shlex.join(["harness", "report", *names])
+    for suite in wanted:
+        table.show([run for run in chosen if suite in run.suites], suite, console)
+        console.print()
+    view = overview.overview(chosen)
+    if len(wanted) > 1:
+        console.print(overview.render(view))
+    written = files.write(view, folder, command)
+    for suite in wanted:
+        own, place = [run for run in chosen if suite in run.suites], folder / suite_stem(suite)
+        written += curves.draw(own, suite, meter, place / curves.stem(meter))
+        if figures:
+            written += curves.draw_meters(own, suite, place) + curves.draw_costs(own, suite, place / "costs")
+            written += pareto.write(own, suite, place) + proxy.write(own, suite, place)
+    if figures and len(wanted) > 1:
+        written += curves.draw_suites(chosen, folder / "suites", meter)
+    written.append(page.write(chosen, wanted, folder, command))
+    kinds = f"{len(dict.fromkeys(written))} files"
+    console.print(f"wrote [bold]{written[-1]}[/bold] and {kinds} in {folder}   [dim]{time.monotonic() - began:.1f} s[/dim]")

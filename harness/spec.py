@@ -30,8 +30,8 @@ UNTRAINED = frozenset({"suites", "leakage_limit"})
 
 
 def conditions_digest(track: Mapping[str, Any]) -> str:
-    """Names a track's conditions of training, from its dump."""
-    return digest_of({key: value for key, value in track.items() if key not in UNTRAINED})
+    """Names a track's conditions of training, from its dump. A track that says of no trials is named as if it could not."""
+    return digest_of({key: value for key, value in track.items() if key not in UNTRAINED and (key, value) != ("tuned", {})})
 
 
 def identity_of(spec: Mapping[str, Any]) -> str:

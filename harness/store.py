@@ -64,10 +64,16 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 OUTSIDE = (
-    "agreement.py", "cli.py", "contestants.py", "display.py", "eval_command.py", "evaluations.py", "inference.py",
+    "agreement.py", "check.py", "check_command.py", "check_exact.py", "check_scores.py", "check_show.py",
+    "contestants.py", "display.py", "eval_command.py", "evaluations.py", "inference.py",
     "leakage_command.py", "listing.py", "preflight.py", "probe.py", "probe_command.py", "runner.py", "skeleton.py",
+    "sweep_command.py", "tune.py", "tune_command.py", "data/tuning.yaml",
 )
-"""Modules of the harness that act before or after a run, or show it."""
+"""Files of the harness that act before or after a run, or show it, and so cannot change one."""
+
+
+APART = ("cli/", "report/", "sweep/", "data/grids/", "data/page/", "data/probe/", "data/skeleton/")
+"""Folders of the harness with more of them."""
 
 
 @cache
@@ -81,7 +87,7 @@ def source_digest(method: str) -> str:
             if package == "methods":
                 apart = path.stem != method and f"prompts/{method}/" not in told
             else:
-                apart = told.startswith(("report/", "data/skeleton/")) or told in OUTSIDE
+                apart = told in OUTSIDE or told.startswith(APART)
             if path.suffix in (".py", ".jinja", ".yaml") and not apart:
                 total.update(f"{package}/{told}\0".encode() + path.read_bytes())
     return total.hexdigest()

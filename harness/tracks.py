@@ -7,7 +7,7 @@ from fractions import Fraction
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -115,6 +115,7 @@ class Track(Part):
     judge_is_critic: bool = False
     prices: str = Field("", description="where the prices come from, with a date")
     overrides: dict[str, dict[str, Any]] = Field(default_factory=dict, description="settings of methods, by name")
+    tuned: dict[str, Annotated[int, Field(gt=0)]] = Field(default_factory=dict, description="trials that chose them, by method")
     pocket: PocketWorld | None = None
 
     @field_validator("budget")
@@ -217,8 +218,11 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 
 def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     for part in path:
-        info = model.model_fields.get(str(part))
+        if isinstance(part, int):  # a place in a tuple, whose elements are models
+            continue
+        info = model.model_fields.get(part)
         inner = info.annotation if info else None
+        inner = get_args(inner)[0] if get_origin(inner) is tuple else inner
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
             return []
         model = inner

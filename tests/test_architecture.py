@@ -121,7 +121,7 @@ def test_objectives_are_torch_and_nothing_else() -> None:
 
 
 def test_reports_read_stores_and_run_nothing() -> None:
-    allowed = ("harness.report", "harness.errors", "harness.spec", "harness.store", "harness.ledger")
+    allowed = ("harness.report", "harness.errors", "harness.spec", "harness.store", "harness.ledger", "harness.registry")
     assert breaches(in_("harness/report/"), *allowed, only_ours=True) == []
     assert not {path for path in in_("harness/report/") if path in users("torch") | users("transformers")}
 

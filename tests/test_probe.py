@@ -20,7 +20,7 @@ from typing import Any, cast
 import pytest
 import uvicorn
 from rich.console import Console
-from scipy.stats import binom, binomtest
+from scipy.stats import binom
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -33,6 +33,7 @@ from harness.errors import ProbeRefused, SpecError
 from harness.ledger import Budget, Ledger
 from harness.probe import FLOOR, INJECTION, KindReport, ProbeReport
 from harness.probe_command import show
+from harness.report.stats import wilson
 from harness.types import Failure
 
 PAIRS = probe.the_pairs()
@@ -285,12 +286,6 @@ def test_the_real_templates_are_what_is_asked() -> None:
 # --------------------------------------------------------------------------------------------------- floors and figures
 
 
-@pytest.mark.parametrize(("wins", "n"), [(0, 40), (20, 40), (28, 40), (40, 40), (3, 7)])
-def test_wilsons_interval_is_scipys(wins: int, n: int) -> None:
-    told = binomtest(wins, n).proportion_ci(method="wilson")
-    assert probe.wilson(wins, n) == pytest.approx((told.low, told.high), abs=1e-6)
-
-
 def test_the_floor_is_above_a_coin() -> None:
     """The figures of docs/probe.md."""
     assert binom.sf(25, 40, 0.5) == pytest.approx(0.04, abs=0.005)
@@ -298,7 +293,7 @@ def test_the_floor_is_above_a_coin() -> None:
     assert binom.cdf(12, 40, 0.5) == pytest.approx(0.008, abs=0.0005)
     assert math.isclose(FLOOR.accuracy * 40, 28)
     assert math.isclose(FLOOR.swapped * 40, 12)
-    assert probe.wilson(28, 40)[0] == pytest.approx(0.55, abs=0.005)
+    assert wilson(28, 40)[0] == pytest.approx(0.55, abs=0.005)
 
 
 def printed(report: ProbeReport, model: str = "m") -> str:

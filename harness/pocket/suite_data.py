@@ -1,5 +1,7 @@
 """The pocket suites' data files, drawn from the evaluation split: the same seed writes the same bytes.
 
+``tune/alpaca.json`` alone is drawn from the tuning split: settings are chosen on it, and no report shows it.
+
 ``alpaca.json`` is in AlpacaEval's format; its outputs are the reference answers that candidates are compared with.
 They are of middling quality, so that a win rate has room on both sides of one half. ``math.jsonl`` and
 ``steps.jsonl`` are for lm-eval. ``arena_hard/`` has harder instructions and a baseline's answers in Arena-Hard's formats.
@@ -40,26 +42,26 @@ BROKEN = 0.4
 _PATIENCE = 200
 
 
-def _distinct(rng: random.Random, kind: str, count: int) -> list[Task]:
+def _distinct(rng: random.Random, kind: str, count: int, split: str = "eval") -> list[Task]:
     """Tasks of one kind with different texts.
 
     Raises:
-        ValueError: the evaluation split does not hold that many.
+        ValueError: the split does not hold that many.
     """
     found: dict[str, Task] = {}
     for _ in range(_PATIENCE * count):
-        task = draw(rng, kind, split="eval")
+        task = draw(rng, kind, split)
         found.setdefault(task.text, task)
         if len(found) == count:
             return list(found.values())
-    raise ValueError(f"found {len(found)} different {kind!r} prompts in the evaluation split, wanted {count}: ask for fewer")
+    raise ValueError(f"found {len(found)} different {kind!r} prompts in the split {split!r}, wanted {count}: ask for fewer")
 
 
-def alpaca_rows(seed: int = SEED) -> list[dict[str, str]]:
+def alpaca_rows(seed: int = SEED, split: str = "eval") -> list[dict[str, str]]:
     """The instructions with their reference answers, in AlpacaEval's format."""
     drawn: list[Task] = []
     for kind, count in INSTRUCTION_PROMPTS.items():
-        drawn += _distinct(python_random("suite data", seed, kind), kind, count)
+        drawn += _distinct(python_random("suite data", seed, kind), kind, count, split)
     python_random("suite data", seed, "order").shuffle(drawn)
     rows = []
     for task in drawn:
@@ -126,10 +128,12 @@ def reference_quality(rows: Iterable[dict[str, str]]) -> float:
 
 
 def write(folder: Path, seed: int = SEED) -> None:
-    """Writes ``alpaca.json``, ``math.jsonl``, ``steps.jsonl``, ``arena_hard/{question,baseline}.jsonl`` and
+    """Writes ``alpaca.json``, ``tune/alpaca.json``, ``math.jsonl``, ``steps.jsonl``, ``arena_hard/{question,baseline}.jsonl`` and
     ``mt_bench/{question,reference_answer,judge_prompts}.jsonl`` into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "alpaca.json").write_text(json.dumps(alpaca_rows(seed), indent=1) + "\n", encoding="utf-8")
+    for path, split in ((folder / "alpaca.json", "eval"), (folder / "tune" / "alpaca.json", "tune")):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(alpaca_rows(seed, split), indent=1) + "\n", encoding="utf-8")
     files: dict[str, list[Any]] = {f"{kind}.jsonl": [*reasoning_rows(kind, seed)] for kind in REASONING}
     files["arena_hard/question.jsonl"], files["arena_hard/baseline.jsonl"] = arena_rows(seed)
     files["mt_bench/question.jsonl"], files["mt_bench/reference_answer.jsonl"] = mt_bench_rows(seed)

@@ -1,51 +1,32 @@
 """Curves: score against any meter, drawn the same to the byte for the same runs.
 
 x is log2 of the meter's reading. It has no zero, so mark 0 has a slot of its own, left of a break in the axis.
+Axes: S seeds, I items.
 """
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from math import log2
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
-from xml.sax.saxutils import escape
+from typing import TYPE_CHECKING, TypeAlias
 
 from harness.errors import SpecError
-from harness.report import looks, table
-from harness.report.looks import Scale, Style
-from harness.report.runs import Run, aligned, by_label, common_marks, reading, scored_alike
-from harness.report.stats import Interval, interval
+from harness.ledger import BUDGETABLE
+from harness.report import board, canvas, looks, notes, panels, table
+from harness.report.canvas import Sheet, Words
+from harness.report.panels import MOST, Curve, Panel
+from harness.report.runs import SUMS, TEACHER, Run, aligned, by_label, common_marks, reading, scored_alike
+from harness.report.stats import interval
 from harness.store import write_atomically
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SIZE_IN = (9.0, 5.6)
-LAYOUT_DPI = 100
-"""At which the figure is 900 x 560 pixels; the PNG has twice as many each way."""
-LABEL_GAP = 16.0
-"""Pixels between labels at the lines' ends, centre to centre."""
-LABEL_LENGTH, LABEL_WIDTH = 90, 300
-"""Characters after which a label is cut, and pixels from which its letters shrink."""
-GREY = "#595959"
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One method: a point for every mark that all its seeds have."""
-
-    label: str
-    method: str
-    readings: list[float]
-    scores: list[Interval]
-    seeds: list[list[tuple[float, float]]]
-    """For each seed its own readings and scores."""
+Drawing: TypeAlias = "tuple[str, Words, Callable[[Sheet], Figure]]"
+"""The name of a figure's SVG, its words, and how it is composed."""
+COSTS = ("prompts", "teacher_tokens", "critic_tokens", "flops", "usd")
+"""What a method may spend, for small multiples."""
 
 
 def curve_of(label: str, group: Sequence[Run], suite: str, meter: str) -> Curve:
@@ -53,67 +34,224 @@ def curve_of(label: str, group: Sequence[Run], suite: str, meter: str) -> Curve:
     readings, scores = [], []
     seeds: list[list[tuple[float, float]]] = [[] for _ in group]
     for name in common_marks(group, suite):
-        points = [next(mark for mark in run.marks if mark.name == name) for run in group]
-        used = [reading(point, meter) for point in points]
+        points = [reading(next(mark for mark in run.marks if mark.name == name), meter) for run in group]
         array_SI = aligned([run.items(suite, name) for run in group])[0]
-        readings.append(fmean(used))
-        scores.append(table.clipped(interval(array_SI), group[0].scale(suite)))
-        for line, x, y in zip(seeds, used, array_SI.mean(axis=1).tolist(), strict=True):
+        readings.append(fmean(points))
+        scores.append(board.clipped(interval(array_SI, [run.pair for run in group]), group[0].scale(suite)))
+        for line, x, y in zip(seeds, points, array_SI.mean(axis=1).tolist(), strict=True):
             line.append((x, y))
     return Curve(label, group[0].method, readings, scores, seeds)
 
 
-def draw(runs: Sequence[Run], suite: str, meter: str, out_stem: Path) -> list[Path]:
-    """Draws score against a meter as `out_stem`.png and .svg, and returns the two paths.
-
-    A method that stopped early stays flat to the end. One that never used the meter is left out, with a note.
+def curves_of(runs: Sequence[Run], suite: str, meter: str) -> tuple[list[Curve], list[str]]:
+    """A curve for each label that used the meter, and the labels that did not.
 
     Raises:
         SpecError: no such meter, none of the runs used it, or none is scored on the suite.
         Incomparable: the runs were made or scored under different conditions.
     """
-    runs = scored_alike(runs, suite)
-    curves = [curve_of(label, group, suite, meter) for label, group in by_label(runs).items()]
+    curves = [curve_of(label, group, suite, meter) for label, group in by_label(scored_alike(runs, suite)).items()]
     drawn = [curve for curve in curves if curve.readings[-1] > 0]
     if not drawn:
-        raise SpecError(f"no run has used any {meter.replace('_', ' ')}", where=f"--meter {meter}", fix="--meter prompts")
-    unused = [curve.label for curve in curves if curve not in drawn]
-    references = {row.label: row.score.mean for row in table.build(runs, suite).references}
+        raise SpecError(f"no run has used any {_words(meter)}", where=f"--meter {meter}", fix="--meter prompts")
+    return drawn, [curve.label for curve in curves if curve not in drawn]
 
-    from matplotlib import rc_context, rcdefaults, rcParams
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    with rc_context():
-        rcdefaults()
-        rcParams.update(looks.SETTINGS)
-        figure = Figure(SIZE_IN, dpi=LAYOUT_DPI)
-        FigureCanvasAgg(figure)
-        styles = looks.styles([(curve.label, curve.method) for curve in curves])
-        _compose(figure, runs, suite, meter, drawn, styles, unused, references)
-        png, svg = io.BytesIO(), io.StringIO()
-        figure.savefig(png, format="png", dpi=2 * LAYOUT_DPI, metadata={"Software": None})
-        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    prefix = re.sub(r"[^a-z0-9]+", "-", f"c{runs[0].digest[:8]}-{suite}-{meter}".lower())
-    paths = [out_stem.with_name(f"{out_stem.name}.{kind}") for kind in ("png", "svg")]
-    write_atomically(paths[0], png.getvalue())
-    write_atomically(paths[1], _described(svg.getvalue(), prefix, _title(runs, suite, drawn), _finding(drawn, references, meter)))
-    return paths
+def references(runs: Sequence[Run], suite: str) -> dict[str, float]:
+    """The scores of the untrained student and the teacher, where known: means over seeds, of the items that all of them share."""
+    once = {run.seed: run for run in reversed(runs) if suite in run.scores}
+    result = {}
+    for name, mark in (("student", "0"), ("teacher", TEACHER)):
+        scores = [run.items(suite, mark) for run in once.values() if mark in run.scores[suite]]
+        if scores:
+            result[name] = float(aligned(scores)[0].mean())
+    return result
+
+
+def used(runs: Sequence[Run]) -> list[str]:
+    """The meters, sums among them, that any of the runs has used."""
+    last = [run.marks[-1] for run in runs if run.marks]
+    return [meter for meter in (*BUDGETABLE, *SUMS) if any(reading(mark, meter) > 0 for mark in last)]
+
+
+def draw(runs: Sequence[Run], suite: str, meter: str, out_stem: Path) -> list[Path]:
+    """Draws score against a meter, and returns the paths of `canvas.save`.
+
+    More than six curves become small multiples, a panel for each method. A method that stopped early stays flat to the
+    end. One that never used the meter is left out, with a note. Raises as `curves_of`.
+    """
+    return canvas.save(out_stem, *_figure(runs, suite, meter))
+
+
+def svg(runs: Sequence[Run], suite: str, meter: str = "prompts") -> str:
+    """The SVG that `draw` writes. Raises as `curves_of`."""
+    return canvas.svg(*_figure(runs, suite, meter))
+
+
+def draw_meters(runs: Sequence[Run], suite: str, folder: Path) -> list[Path]:
+    """Draws `curve` over prompts and `curve-METER` over every other meter that any run has used. Raises as `curves_of`."""
+    return [path for meter in used(runs) for path in draw(runs, suite, meter, folder / stem(meter))]
+
+
+def draw_costs(runs: Sequence[Run], suite: str, out_stem: Path) -> list[Path]:
+    """Draws small multiples of score against each of `COSTS` that any run has used. Raises as `curves_of`."""
+    return canvas.save(out_stem, *_costs(runs, suite))
+
+
+def costs_svg(runs: Sequence[Run], suite: str) -> str:
+    """The SVG that `draw_costs` writes. Raises as `curves_of`."""
+    return canvas.svg(*_costs(runs, suite))
+
+
+def _costs(runs: Sequence[Run], suite: str) -> Drawing:
+    meters = [meter for meter in COSTS if meter in used(runs)]
+    everyone, levels = curves_of(runs, suite, meters[0])[0], references(runs, suite)
+    coloured = [curve.label for curve in panels.best(everyone)[:MOST]]
+    told = []
+    for meter in meters:
+        drawn = curves_of(runs, suite, meter)[0]
+        front = [curve for curve in drawn if curve.label in coloured]
+        behind = [curve for curve in drawn if curve.label not in coloured]
+        names = [curve.label for curve in front]
+        told.append(Panel(panels.axis_name(meter), meter, scale(runs, suite), front, names, levels, behind))
+    title = f"{suite} {metric(runs, suite)} by what it costs: {notes.seed_count([len(curve.seeds) for curve in everyone])}"
+    words = Words(title, _about(runs, everyone, len(coloured)), _finding(everyone, levels, meters[0]))
+    return f"{suite}-costs", words, panels.multiples(told, words, metric(runs, suite), cell=28)
+
+
+def draw_suites(runs: Sequence[Run], out_stem: Path, meter: str = "prompts") -> list[Path]:
+    """Draws small multiples of score against a meter, one for each suite that any run is scored on. Raises as `curves_of`."""
+    return canvas.save(out_stem, *_suites(runs, meter))
+
+
+def suites_svg(runs: Sequence[Run], meter: str = "prompts") -> str:
+    """The SVG that `draw_suites` writes. Raises as `curves_of`."""
+    return canvas.svg(*_suites(runs, meter))
+
+
+def _suites(runs: Sequence[Run], meter: str) -> Drawing:
+    told, findings = [], []
+    for suite in sorted({suite for run in runs for suite in run.suites}):
+        drawn, levels = curves_of(runs, suite, meter)[0], references(runs, suite)
+        front = panels.best(drawn)[:MOST]
+        names = [_name(curve, drawn) for curve in front]
+        behind = [curve for curve in drawn if curve not in front]
+        told.append(Panel(f"{suite} {metric(runs, suite)}", meter, scale(runs, suite), front, names, levels, behind))
+        findings.append(f"on {suite}, {_finding(drawn, levels, meter)}")
+    everyone = [*told[0].curves, *told[0].behind]
+    words = Words("Score by suite", _about(runs, everyone, len(told[0].curves)), " ".join(findings))
+    return f"suites-{meter}", words, panels.multiples(told, words, "score", cell=30)
 
 
 def write(runs: Sequence[Run], suite: str, folder: Path, meter: str = "prompts") -> list[Path]:
     """Draws the curve into a folder, with the table and the data of every run and mark beside it.
 
-    Returns `curve.png`, `curve.svg` (`curve-METER` for a meter other than prompts), `table.md` and `data.csv`. Raises as
+    Returns the four files of `curve` (`curve-METER` for a meter other than prompts), `table.md` and `data.csv`. Raises as
     `draw`.
     """
-    stem = "curve" if meter == "prompts" else f"curve-{meter}"
-    paths = draw(runs, suite, meter, folder / stem)
-    texts = {"table.md": table.to_markdown(table.build(runs, suite)), "data.csv": _data(runs, suite)}
+    paths = draw(runs, suite, meter, folder / stem(meter))
+    texts = {"table.md": table.to_markdown(board.build(runs, suite)), "data.csv": _data(runs, suite)}
     for name, text in texts.items():
         write_atomically(folder / name, text)
         paths.append(folder / name)
     return paths
+
+
+def stem(meter: str) -> str:
+    return "curve" if meter == "prompts" else f"curve-{meter}"
+
+
+def _figure(runs: Sequence[Run], suite: str, meter: str) -> Drawing:
+    """The name of its SVG, its words, and how it is composed."""
+    drawn, unused = curves_of(runs, suite, meter)
+    levels, bounds, ylabel = references(runs, suite), scale(runs, suite), metric(runs, suite)
+    note = f"Not drawn, as they use no {_words(meter)}: {', '.join(unused)}" if unused else ""
+    title, about, finding = _title(runs, suite, drawn), _about(runs, drawn, len(drawn)), _finding(drawn, levels, meter)
+    if len(drawn) <= MOST:
+        panel = Panel("", meter, bounds, drawn, [_name(curve, drawn) for curve in drawn], levels)
+        words = Words(title, about, finding, note)
+        compose = panels.single(panel, words, ylabel)
+    else:
+        brackets = "; in brackets: seeds, where others have more" if any(_fewer(curve, drawn) for curve in drawn) else ""
+        words = Words(title, f"{about}; grey: the best others{brackets}", finding, note)
+        compose = panels.multiples(_by_method(drawn, meter, bounds, levels), words, ylabel, cell=13)
+    return f"{suite}-{meter}", words, compose
+
+
+def _by_method(curves: Sequence[Curve], meter: str, bounds: tuple[float, float], levels: dict[str, float]) -> list[Panel]:
+    """A panel for each method with all its variants, before the best six of the others."""
+    groups: dict[str, list[Curve]] = {}
+    for curve in panels.best(curves):
+        groups.setdefault(curve.method, []).append(curve)
+    told = []
+    for method, group in groups.items():
+        parts = [panels.variant(curve.label, method) for curve in group]
+        behind = [others[0] for other, others in groups.items() if other != method][:MOST]
+        names = []
+        for curve, (_, values) in zip(group, parts, strict=True):
+            fewer = _fewer(curve, curves)
+            names.append(f"{values} ({fewer})".lstrip() if fewer else values)
+        told.append(Panel(f"{method} {group[0].end.mean:.3f}", meter, bounds, group, names, levels, behind, parts[0][0]))
+    return told
+
+
+def _name(curve: Curve, among: Sequence[Curve]) -> str:
+    fewer = _fewer(curve, among)
+    return f"{curve.label} {curve.end.mean:.3f}" + (f" ({fewer} seed{'s' * (fewer > 1)})" if fewer else "")
+
+
+def _fewer(curve: Curve, among: Sequence[Curve]) -> int:
+    """How many seeds it has where others have more, else 0."""
+    return len(curve.seeds) if len(curve.seeds) < max(len(other.seeds) for other in among) else 0
+
+
+def _words(meter: str) -> str:
+    return meter.replace("_", " ")
+
+
+def metric(runs: Sequence[Run], suite: str) -> str:
+    """The suite's headline metric in words."""
+    return str(_told(runs, suite)["metric"]).replace("_", " ")
+
+
+def scale(runs: Sequence[Run], suite: str) -> tuple[float, float]:
+    """The lowest and the highest score of the suite."""
+    return next(run for run in runs if suite in run.scores).scale(suite)
+
+
+def _told(runs: Sequence[Run], suite: str) -> dict[str, object]:
+    run = next(run for run in runs if run.scored(suite))
+    return dict(run.scores[suite][run.scored(suite)[0].name])
+
+
+def _title(runs: Sequence[Run], suite: str, curves: Sequence[Curve]) -> str:
+    told = _told(runs, suite)
+    headline = str(told["headline"])
+    how = {"greedy": "greedy decoding", "protocol": "the suite's own decoding", "likelihood": "by likelihood"}.get(
+        headline, f"sampled at temperature {headline[1:]}"
+    )
+    seeds = notes.seed_count([len(curve.seeds) for curve in curves])
+    return f"{suite} {metric(runs, suite)}, {how}: {seeds} x {told['n']} items"
+
+
+def _about(runs: Sequence[Run], curves: Sequence[Curve], coloured: int) -> str:
+    counts = {len(curve.seeds) for curve in curves}
+    about = f"{runs[0].conditions}; line: mean, band: 95 % interval over "
+    about += "seeds and items" if max(counts) > 1 else "the items of one seed; one seed ranks nothing"
+    if counts & set(panels.SEEDS):
+        about += "; thin: single seeds"
+    return about + (f"; in colour the best {coloured} of {len(curves)}" if coloured < len(curves) else "")
+
+
+def _finding(curves: Sequence[Curve], levels: dict[str, float], meter: str) -> str:
+    """The figure in a sentence, for those who do not see it."""
+    told, ranked = [], panels.best(curves)
+    for curve in ranked[:MOST]:
+        score, amount = curve.end, looks.amount(curve.readings[-1], meter)
+        told.append(f"{curve.label} scores {score.mean:.3f} ({score.lo:.3f} to {score.hi:.3f}) after {amount}")
+    if rest := ranked[MOST:]:
+        told.append(f"{len(rest)} more score {rest[-1].end.mean:.3f} to {rest[0].end.mean:.3f}")
+    return "; ".join([*told, *(f"the {name} scores {score:.3f}" for name, score in levels.items())]) + "."
 
 
 def _data(runs: Sequence[Run], suite: str) -> str:
@@ -130,140 +268,3 @@ def _data(runs: Sequence[Run], suite: str) -> str:
                 "gold": headline["gold"]["value"] if "gold" in headline else None, **mark.meters,
             })  # fmt: skip
     return table.csv_text(records)
-
-
-def _title(runs: Sequence[Run], suite: str, curves: Sequence[Curve]) -> str:
-    told = runs[0].scores[suite][runs[0].scored(suite)[0].name]
-    how = "greedy decoding" if told["headline"] == "greedy" else f"sampled at temperature {told['headline'][1:]}"
-    seeds = table.seed_count([len(curve.seeds) for curve in curves])
-    return f"{suite} {told['metric'].replace('_', ' ')}, {how}: {seeds} x {told['n']} items"
-
-
-def _finding(curves: Sequence[Curve], references: dict[str, float], meter: str) -> str:
-    """The figure in a sentence, for those who do not see it."""
-    told = []
-    for curve in sorted(curves, key=lambda curve: (-curve.scores[-1].mean, curve.label)):
-        score, used = curve.scores[-1], looks.amount(curve.readings[-1], meter)
-        told.append(f"{curve.label} scores {score.mean:.3f} ({score.lo:.3f} to {score.hi:.3f}) after {used}")
-    return "; ".join([*told, *(f"the {name} scores {score:.3f}" for name, score in references.items())]) + "."
-
-
-def _compose(
-    figure: Figure, runs: Sequence[Run], suite: str, meter: str, curves: Sequence[Curve], styles: dict[str, Style],
-    unused: Sequence[str], references: dict[str, float],
-) -> None:  # fmt: skip
-    scale = Scale.of([curve.readings for curve in curves], meter)
-    most = max(len(curve.seeds) for curve in curves)
-    ends = [(curve.scores[-1].mean, _label(curve, most), styles[curve.label].colour, "bold") for curve in curves]
-    ends += [(score, f"{name} {score:.3f}", GREY, "normal") for name, score in references.items()]
-    widest = _widest(figure, [text for _, text, *_ in ends])
-    shrunk = max(min(LABEL_WIDTH / widest, 1.0), 0.7)
-    left, right = 0.085, 0.945 - shrunk * widest / (SIZE_IN[0] * LAYOUT_DPI)
-    axes = figure.add_axes((left, 0.19, right - left, 0.655))
-    axes.set_xlim(scale.zero - 0.05 * scale.width, scale.end + 0.02 * scale.width)
-    for score in references.values():
-        axes.axhline(score, color=GREY, linewidth=1.0, linestyle=(0, (5, 4)), zorder=1.5)
-    for curve in curves:
-        _line(axes, curve, styles[curve.label], scale)
-    low, high = axes.get_ylim()
-    (least, most_of_all), room = runs[0].scale(suite), 0.02
-    room *= most_of_all - least
-    axes.set_ylim(max(low, least - room), min(high, most_of_all + room))
-    _finish_axes(axes, scale, suite, runs, meter)
-    _end_labels(figure, axes, ends, scale, shrunk * looks.SETTINGS["font.size"])
-    about = f"{runs[0].conditions}; line: mean, band: 95 % interval over "
-    about += "seeds and items" if most > 1 else "the items of one seed; one seed ranks nothing"
-    if any(2 <= len(curve.seeds) <= 5 for curve in curves):
-        about += "; thin: single seeds"
-    quiet: dict[str, Any] = {"color": GREY, "va": "center"}
-    figure.text(left - 0.06, 0.945, _title(runs, suite, curves), fontsize=13, fontweight="bold", va="center")
-    figure.text(left - 0.06, 0.892, about, fontsize=9.5, **quiet)
-    if unused:
-        note = f"Not drawn, as they use no {meter.replace('_', ' ')}: {', '.join(unused)}"
-        figure.text(left - 0.06, 0.025, note, fontsize=9, **quiet)
-
-
-def _label(curve: Curve, most: int) -> str:
-    name = curve.label if len(curve.label) <= LABEL_LENGTH else curve.label[: LABEL_LENGTH - 2] + ".."
-    seeds = f" ({len(curve.seeds)} seed{'s' * (len(curve.seeds) > 1)})" if len(curve.seeds) < most else ""
-    return f"{name} {curve.scores[-1].mean:.3f}{seeds}"
-
-
-def _line(axes: Axes, curve: Curve, style: Style, scale: Scale) -> None:
-    xs, scores = scale.places(curve.readings), list(curve.scores)
-    if xs[-1] < scale.end:
-        xs, scores = [*xs, scale.end], [*scores, scores[-1]]
-    lows, highs = [score.lo for score in scores], [score.hi for score in scores]
-    axes.fill_between(xs, lows, highs, color=style.colour, alpha=0.2, linewidth=0, zorder=1)
-    if 2 <= len(curve.seeds) <= 5:
-        for seed in curve.seeds:
-            places = scale.places([used for used, _ in seed])
-            axes.plot(places, [score for _, score in seed], color=style.colour, alpha=0.35, linewidth=0.8, zorder=2)
-    axes.plot(
-        xs, [score.mean for score in scores], color=style.colour, linewidth=2.0, linestyle=style.dash, zorder=3,
-        marker=style.marker, markersize=7, markevery=[place for place, used in enumerate(curve.readings) if used > 0],
-        markerfacecolor="white", markeredgecolor=style.colour, markeredgewidth=1.6,
-    )  # fmt: skip
-    untrained = [score.mean for score, used in zip(curve.scores, curve.readings, strict=True) if used <= 0]
-    axes.plot(
-        [scale.zero] * len(untrained), untrained, linestyle="", marker="o", markersize=7,
-        markerfacecolor="white", markeredgecolor=GREY, markeredgewidth=1.6, zorder=4,
-    )  # fmt: skip
-
-
-def _finish_axes(axes: Axes, scale: Scale, suite: str, runs: Sequence[Run], meter: str) -> None:
-    from matplotlib.ticker import FixedLocator, FormatStrFormatter
-
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.yaxis.set_major_formatter(FormatStrFormatter("%.2f"))
-    axes.tick_params(axis="y", length=0, labelcolor="#333333")
-    axes.tick_params(axis="x", length=4, color="#808080", labelcolor="#333333")
-    axes.xaxis.set_major_locator(FixedLocator([scale.zero, *(log2(tick) for tick in scale.ticks)]))
-    axes.set_xticklabels(["0", *("\n".join(looks.amount(tick, meter).rsplit(" ", 1)) for tick in scale.ticks)])
-    axes.set_xlabel(f"{meter.replace('_', ' ')} used in training (log scale; 0 stands apart)", labelpad=7, color="#333333")
-    metric = runs[0].scores[suite][runs[0].scored(suite)[0].name]["metric"].replace("_", " ")
-    axes.set_ylabel(metric, labelpad=8, color="#333333")
-    half, middle = 0.008 * scale.width, (scale.zero + scale.start) / 2
-    over: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "clip_on": False, "zorder": 10}
-    axes.plot([middle - half, middle + half], [0, 0], color="white", linewidth=3, solid_capstyle="butt", **over)
-    for x in (middle - half, middle + half):
-        axes.plot([x - half / 2, x + half / 2], [-0.018, 0.018], color="#808080", linewidth=1, **over)
-
-
-def _widest(figure: Figure, texts: Sequence[str]) -> float:
-    """The width in pixels of the widest of the labels."""
-    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    probes = [figure.text(0, 0, text, fontweight="bold") for text in texts]
-    width = max(probe.get_window_extent(renderer).width for probe in probes)
-    for probe in probes:
-        probe.remove()
-    return float(width)
-
-
-def _end_labels(figure: Figure, axes: Axes, ends: Sequence[tuple[float, str, str, str]], scale: Scale, size: float) -> None:
-    """Names at the ends of the lines, moved apart where they would touch, then tied to their line by a leader."""
-    from matplotlib.lines import Line2D
-
-    width, height = SIZE_IN[0] * LAYOUT_DPI, SIZE_IN[1] * LAYOUT_DPI
-    wanted = [float(axes.transData.transform((scale.end, score))[1]) for score, *_ in ends]
-    box = axes.get_window_extent()
-    placed = looks.spread(wanted, LABEL_GAP, box.y0, box.y1)
-    start, stop = box.x1 + 2, box.x1 + 24
-    for (_, text, colour, weight), target, y in zip(ends, wanted, placed, strict=True):
-        place = {"x": (stop + 4) / width, "y": y / height}
-        figure.text(**place, s=text, color=colour, fontweight=weight, fontsize=size, va="center_baseline")
-        if abs(y - target) > 1:
-            figure.add_artist(Line2D([start / width, stop / width], [target / height, y / height], color=colour, linewidth=0.8))
-
-
-def _described(svg: str, prefix: str, title: str, finding: str) -> str:
-    """The SVG with a name and a description for those who do not see it, and ids that can share a page with others."""
-    svg = re.sub(r'(\sid="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
-    svg = svg.replace("font-family: 'DejaVu Sans'", "font-family: 'DejaVu Sans', Verdana, sans-serif")
-    words = f'<title id="{prefix}-title">{escape(title)}</title>\n <desc id="{prefix}-desc">{escape(finding)}</desc>\n'
-    svg = svg.replace("<svg ", f'<svg role="img" aria-labelledby="{prefix}-title {prefix}-desc" ', 1)
-    end = svg.index(">", svg.index("<svg ")) + 1
-    return svg[:end] + "\n " + words + svg[end:].lstrip("\n")

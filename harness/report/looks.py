@@ -14,10 +14,20 @@ SETTINGS: Any = {
     "text.parse_math": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "harness",
+    "pdf.fonttype": 42,
     "figure.facecolor": "white",
-    "axes.facecolor": "white",
+    "axes.facecolor": "none",
     "axes.edgecolor": "#808080",
+    "text.color": "#111111",
 }
+INK, QUIET, FRAME, GRID, BEHIND = "#111111", "#595959", "#808080", "#E6E6E6", "#BDBDBD"
+"""Text, lesser text and references, axes, rules, and methods in the background."""
+DARK = {
+    "#FFFFFF": "#15181C", INK: "#EDEDED", "#333333": "#D6D6D6", QUIET: "#B3B3B3", FRAME: "#8C8C8C",
+    GRID: "#30353B", BEHIND: "#5C636B", "#0072B2": "#56B4E9", "#D55E00": "#FF8A3D", "#009E73": "#2FCB9E", "#CC79A7": "#E39AC3",
+    "#B87A00": "#E69F00", "#2E86C1": "#8FB8FF",
+}  # fmt: skip
+"""What each colour turns into where a reader prefers dark: at least 3:1 for graphics and 4.5:1 for text on the first."""
 Dash = tuple[float, tuple[float, ...]] | str
 
 
@@ -33,7 +43,7 @@ STYLES = (
     Style("#D55E00", (0, (6, 2)), "s"),
     Style("#009E73", (0, (3, 1.5)), "^"),
     Style("#CC79A7", (0, (6, 2, 1.5, 2)), "D"),
-    Style("#000000", (0, (1.5, 1.5)), "v"),
+    Style("#111111", (0, (1.5, 1.5)), "v"),
     Style("#B87A00", (0, (8, 2, 1.5, 2, 1.5, 2)), "<"),
     Style("#2E86C1", (0, (10, 2.5)), ">"),
 )
@@ -85,7 +95,7 @@ class Scale:
         sharing = sum(all(any(abs(x - mark) <= 0.01 * mark for mark in marks) for x in curve if x > 0) for curve in readings)
         shared = 2 * sharing >= len(readings) and marks[0] <= 4 * above[0]
         ticks = marks if shared else _round_amounts(above[0], above[-1])
-        return cls(start - max(0.16 * (end - start), 0.5), start, end, _few(ticks))
+        return cls(start - max(0.16 * (end - start), 0.5), start, end, tuple(few(ticks, 7)))
 
     def places(self, readings: Sequence[float]) -> list[float]:
         return [log2(reading) if reading > 0 else self.zero for reading in readings]
@@ -97,9 +107,9 @@ def _round_amounts(low: float, high: float) -> tuple[float, ...]:
     return tuple(amount for amount in every if low <= amount <= high) or (high,)
 
 
-def _few(ticks: tuple[float, ...]) -> tuple[float, ...]:
-    """At most seven of the ticks, evenly thinned, the last one among them."""
-    return ticks[::-1][:: -(-len(ticks) // 7)][::-1]
+def few(ticks: Sequence[float], most: int) -> list[float]:
+    """At most so many of the ticks, evenly thinned, the last one among them."""
+    return list(ticks[::-1][:: -(-len(ticks) // most)][::-1])
 
 
 def amount(value: float, meter: str) -> str:

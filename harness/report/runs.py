@@ -6,13 +6,16 @@ Axes: S seeds, I items.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from harness.errors import HarnessError, SpecError, StoreError, nearest
@@ -53,6 +56,8 @@ class Run:
     """What `suites/SUITE/marks/MARK.json` says, by suite and mark ("teacher" among the marks)."""
     label: str = ""
     """The method, with the settings in which it differs from other runs of the method that were read with it."""
+    _items: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict, compare=False, repr=False)
+    """Item scores that were read already; copies of the run under other labels share them."""
 
     @property
     def name(self) -> str:
@@ -65,6 +70,12 @@ class Run:
     @property
     def seed(self) -> int:
         return self.spec["seed"]
+
+    @property
+    def pair(self) -> int:
+        """Names the models that it began from: in the embedded world seeds take the pretrained pairs in turn."""
+        pairs = (self.spec["track"].get("pocket") or {}).get("pairs")
+        return self.seed % pairs if pairs else self.seed
 
     @property
     def track(self) -> str:
@@ -90,9 +101,35 @@ class Run:
         return f"{self.track}@{self.digest[:8]}"
 
     @property
+    def shuffled(self) -> bool:
+        """Whether it is a control whose signal was mixed up."""
+        return self.spec["config"].get("signal") == "shuffled"
+
+    @cached_property
+    def kin(self) -> str:
+        """The same for runs of a method whose settings are equal but for the signal: a control and what it controls."""
+        return canonical([self.method, {key: value for key, value in self.spec["config"].items() if key != "signal"}])
+
+    @cached_property
+    def environment(self) -> Mapping[str, Any]:
+        """Versions, machine and commit of `environment.json`; empty where there is none."""
+        path = self.path / "environment.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    @cached_property
+    def origins(self) -> Mapping[str, str]:
+        """Who set each setting: `default`, `track NAME` or `--set`; empty where `spec.yaml` is not there."""
+        path = self.path / "spec.yaml"
+        return yaml.safe_load(path.read_text(encoding="utf-8"))["origins"] if path.is_file() else {}
+
+    @property
     def suites(self) -> list[str]:
         """The suites it was scored on."""
         return sorted(self.scores)
+
+    def scored_on(self, suites: Sequence[str]) -> Run:
+        """The run as if these suites alone had scored it."""
+        return replace(self, scores={suite: told for suite, told in self.scores.items() if suite in suites})
 
     def scored(self, suite: str) -> list[Mark]:
         """The marks at which the suite was scored, in order."""
@@ -105,9 +142,12 @@ class Run:
 
     def items(self, suite: str, mark: str) -> dict[str, float]:
         """The headline score of each item that has one, on the suite's scale."""
-        stem = f"{mark_stem(mark)}.{self.scores[suite][mark]['headline']}"
-        path = self.path / "suites" / suite_stem(suite) / "items" / f"{stem}.json"
-        return json.loads(path.read_text(encoding="utf-8"))
+        if (suite, mark) not in self._items:
+            stem = f"{mark_stem(mark)}.{self.scores[suite][mark]['headline']}"
+            path = self.path / "suites" / suite_stem(suite) / "items" / f"{stem}.json"
+            told = json.loads(path.read_text(encoding="utf-8"))
+            self._items[suite, mark] = {intern(item): score for item, score in told.items()}
+        return self._items[suite, mark]
 
 
 def read(path: Path) -> Run:
@@ -164,13 +204,24 @@ def select(names: Sequence[str], root: Path, *, digest: str = "", unfinished: bo
 
 
 def labelled(runs: Sequence[Run]) -> list[Run]:
-    """The runs with labels that tell the settings of a method apart."""
-    result = []
+    """The runs with labels that tell the settings of a method apart; a control whose signal was shuffled says so last."""
+    settings: list[dict[str, Any]] = []
+    told: dict[tuple[str, str], dict[str, int]] = {}  # how many runs of a method have each value of a setting
     for run in runs:
-        mine, others = flat(run.spec["config"]), [flat(other.spec["config"]) for other in runs if other.method == run.method]
-        differing = [key for key in mine if any(canonical(other.get(key)) != canonical(mine[key]) for other in others)]
-        settings = [f"{key}={mine[key] if isinstance(mine[key], str) else canonical(mine[key])}" for key in sorted(differing)]
-        result.append(replace(run, label=" ".join([run.method, *settings])))
+        settings.append({key: value for key, value in flat(run.spec["config"]).items() if not (run.shuffled and key == "signal")})
+        for key, value in settings[-1].items():
+            counts = told.setdefault((run.method, key), {})
+            counts[canonical(value)] = counts.get(canonical(value), 0) + 1
+    sizes = Counter(run.method for run in runs)
+    controls = Counter(run.method for run in runs if run.shuffled)
+    result = []
+    for run, mine in zip(runs, settings, strict=True):
+        words = [run.method]
+        for key in sorted(mine):
+            having = sizes[run.method] - (controls[run.method] if key == "signal" else 0)
+            if told[run.method, key].get(canonical(mine[key])) != having:
+                words.append(f"{key}={mine[key] if isinstance(mine[key], str) else canonical(mine[key])}")
+        result.append(replace(run, label=" ".join([*words, "shuffled"] if run.shuffled else words)))
     return result
 
 

@@ -1,18 +1,31 @@
-"""Intervals for scores of seeds x items. All seeds answer the same items, so the two are crossed random effects.
+"""Statistics of scores of seeds x items. All seeds answer the same items, so the two are crossed random effects.
 
-Axes: S seeds, I items.
+What can be written as a mean over seeds and items (a score, a paired difference, an interquartile mean, a probability of
+improvement, an area under a curve) gets its interval from `interval`, if need be after linearisation: each score is
+replaced by the statistic plus its influence on it. `docs/statistics.md` has the definitions, worked numbers and measured
+coverage.
+
+Axes: S seeds, I items, N resamples.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
+from scipy.special import betaincinv, nctdtrinc, ndtri, stdtr, stdtrit
 
 LEVEL = 0.95
+TAIL = (1 - LEVEL) / 2
+TRIM = 0.25
+"""The share that an interquartile mean leaves out on each side."""
+RESAMPLES = 1999
+MOST_FLIPS = 16
+"""Seeds up to which all sign flips are enumerated: 65,536 of them."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +37,8 @@ class Interval:
     hi: float
     seeds: int
     items: int
+    p: float
+    """Two-sided p-value of a true mean of 0, by the same t as the interval: below .05 where the interval leaves 0 out."""
 
     @property
     def half(self) -> float:
@@ -35,43 +50,258 @@ class Interval:
         return self.lo <= 0 <= self.hi
 
 
-def interval(scores_SI: ArrayLike) -> Interval:
+class SignFlip(NamedTuple):
+    p: float
+    floor: float
+    """The least p that so many seeds can give, 2 / 2^S."""
+
+
+def interval(scores_SI: ArrayLike, pairs_S: Sequence[int] | None = None) -> Interval:
     """The grand mean of S seeds x I items with its 95 % interval.
 
-    With one seed it is Student's t over items, and says nothing about other seeds. With more, score = mean + seed +
-    item + rest, all random: the variance of the mean is the two-way moment estimate
-    (MS_seed + MS_item - MS_rest) / (S I), never less than either one-way estimate, with Student's t of S - 1 degrees
-    of freedom (Searle, Casella and McCulloch, Variance Components, 1992, chapter 4: the crossed classification).
+    With one seed it is Student's t over items, and says nothing about other seeds. With more, score = mean + seed + item +
+    rest, all random. The variance of the mean is V / (S I), where V is the greatest of MS_seed + MS_item - MS_rest (Searle,
+    Casella and McCulloch, Variance Components, 1992, chapter 4: the crossed classification), MS_seed and MS_item. Student's t
+    has the harmonic mean of S - 1 and I - 1 degrees of freedom, weighted by MS_seed and V - MS_seed. Satterthwaite (1946,
+    Biometrics Bulletin 2) squares these weights, which covers too little at 3 seeds. Two seeds get 1 degree of freedom.
+
+    Args:
+        pairs_S: which seeds began from the same pair of models. Such seeds are averaged first, each pair counts once, and
+            pairs take the place of seeds.
 
     Raises:
-        ValueError: not two axes, no seed, fewer than two items, or a score that is not finite.
+        ValueError: not two axes, no seed, fewer than two items, a score that is not finite, or a pair missing for a seed.
     """
     x_SI = _checked(scores_SI)
     seeds, items = x_SI.shape
+    if pairs_S is not None:
+        if len(pairs_S) != seeds:
+            raise ValueError(f"each of {seeds} seeds needs its pair, got {len(pairs_S)}")
+        x_SI = np.stack([x_SI[np.asarray(pairs_S) == pair].mean(axis=0) for pair in sorted(set(pairs_S))])
     mean = float(x_SI.mean())
-    item_I = x_SI.mean(axis=0)
-    ms_item = seeds * float(((item_I - mean) ** 2).sum()) / (items - 1)
-    if seeds == 1:
-        variance, freedom = ms_item / items, items - 1
-    else:
-        seed_S1 = x_SI.mean(axis=1, keepdims=True)
-        ms_seed = items * float(((seed_S1 - mean) ** 2).sum()) / (seeds - 1)
-        ms_rest = float(((x_SI - seed_S1 - item_I + mean) ** 2).sum()) / ((seeds - 1) * (items - 1))
-        variance, freedom = max(ms_seed + ms_item - ms_rest, ms_seed, ms_item) / (seeds * items), seeds - 1
-    half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * variance**0.5
-    return Interval(mean, mean - half, mean + half, seeds, items)
+    error, freedom = _error(x_SI)
+    half = float(stdtrit(freedom, 1 - TAIL)) * error
+    p = 2 * float(stdtr(freedom, -abs(mean) / error)) if error else float(mean == 0)
+    return Interval(mean, mean - half, mean + half, seeds, items, p)
 
 
-def paired(a_SI: ArrayLike, b_SI: ArrayLike) -> Interval:
+def paired(a_SI: ArrayLike, b_SI: ArrayLike, pairs_S: Sequence[int] | None = None) -> Interval:
     """The interval of the mean difference a - b, seed by seed and item by item.
 
     Raises:
         ValueError: the two do not have the same seeds and items, or as in `interval`.
     """
+    return interval(_difference(a_SI, b_SI), pairs_S)
+
+
+def iqm(scores_SI: ArrayLike) -> Interval:
+    """The interquartile mean of all S x I scores: the mean of the middle half (Agarwal et al. 2021, arXiv 2108.13264).
+
+    The interval is that of its influence values, the scores winsorised at the quartiles and spread by 1 / (1 - 2 x .25)
+    (Tukey and McLaughlin 1963, Sankhya A 25, with seeds and items crossed).
+
+    Raises:
+        ValueError: as in `interval`.
+    """
+    from scipy.stats import trim_mean
+
+    x_SI = _checked(scores_SI)
+    middle = float(trim_mean(x_SI, TRIM, axis=None))
+    ordered = np.sort(x_SI, axis=None)
+    cut = int(TRIM * ordered.size)
+    winsorised_SI = x_SI.clip(ordered[cut], ordered[-cut - 1])
+    return interval(middle + (winsorised_SI - winsorised_SI.mean()) / (1 - 2 * TRIM))
+
+
+def improvement(a_SI: ArrayLike, b_SI: ArrayLike) -> Interval:
+    """The probability that a random run of a scores higher than a random run of b on a random item; ties count half.
+
+    On each item all S x S pairs of runs are compared (Mann-Whitney), then items are averaged (Agarwal et al. 2021, arXiv
+    2108.13264, section 4.3). The interval is that of DeLong's placement values (1988, Biometrics 44), with seeds and items
+    crossed and seed s of a paired with seed s of b. It is cut at 0 and 1. `p` is that of a probability of one half.
+
+    Raises:
+        ValueError: the two do not have the same seeds and items, or as in `interval`.
+    """
+    _difference(a_SI, b_SI)
+    a_SI, b_SI = _checked(a_SI), _checked(b_SI)
+    wins_SSI = (1 + np.sign(a_SI[:, None] - b_SI[None, :])) / 2
+    placed_SI = wins_SSI.mean(axis=1) + wins_SSI.mean(axis=0) - wins_SSI.mean(axis=(0, 1))
+    found = interval(placed_SI - 0.5)
+    return replace(found, mean=found.mean + 0.5, lo=max(found.lo + 0.5, 0.0), hi=min(found.hi + 0.5, 1.0))
+
+
+def detectable(a_SI: ArrayLike, b_SI: ArrayLike, power: float = 0.8) -> float:
+    """The least true difference of means that `paired` would tell from 0 with this power, given these data's variance.
+
+    It is the standard error times the noncentrality at which a two-sided t test of 5 % has that power.
+
+    Raises:
+        ValueError: a power outside .05 to 1, or as in `paired`.
+    """
+    if not 1 - LEVEL < power < 1:
+        raise ValueError(f"power lies between {1 - LEVEL:.2f} and 1, got {power}")
+    error, freedom = _error(_difference(a_SI, b_SI))
+    return error * float(nctdtrinc(freedom, 1 - power, stdtrit(freedom, 1 - TAIL)))
+
+
+def holm(p: Mapping[str, float]) -> dict[str, float]:
+    """Holm's adjusted p-values of a family: reject those at or below the level, and any wrong one stays that rare.
+
+    The k-th least of n is multiplied by n - k + 1 and is never below one before it (Holm 1979, Scand. J. Statistics 6).
+
+    Raises:
+        ValueError: a p outside 0 to 1.
+    """
+    if wrong := {name: value for name, value in p.items() if not 0 <= value <= 1}:
+        raise ValueError(f"p-values lie between 0 and 1, got {wrong}")
+    adjusted, least = {}, 0.0
+    for done, name in enumerate(sorted(p, key=lambda name: p[name])):
+        adjusted[name] = least = max(least, min(1.0, (len(p) - done) * p[name]))
+    return {name: adjusted[name] for name in p}
+
+
+def sign_flip(differences_S: ArrayLike) -> SignFlip:
+    """The exact two-sided test that paired differences of seeds are symmetric about 0: all 2^S flips of their signs.
+
+    It assumes nothing else, and takes the items as given. Its p is never below 2 / 2^S: .25 at 3 seeds, .03125 at 6.
+
+    Raises:
+        ValueError: not one axis, no seed, more than 16, or a difference that is not finite.
+    """
+    from scipy.stats import permutation_test
+
+    d_S = np.asarray(differences_S, dtype=np.float64)
+    if d_S.ndim != 1 or not 1 <= d_S.size <= MOST_FLIPS or not np.isfinite(d_S).all():
+        raise ValueError(f"sign flips need 1 to {MOST_FLIPS} finite differences, got {np.asarray(differences_S)!r}")
+    floor = 2.0 ** (1 - d_S.size)
+    if d_S.size == 1:  # both flips of one difference are as far from 0
+        return SignFlip(1.0, floor)
+    found = permutation_test((d_S,), np.sum, permutation_type="samples", vectorized=True, n_resamples=np.inf, batch=2**16)
+    return SignFlip(float(found.pvalue), floor)
+
+
+def wilson(wins: float, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share of n; draws may count as halves (Wilson 1927, J. Am. Stat. Assoc. 22).
+
+    Raises:
+        ValueError: no trial, or a number of wins outside 0 to n.
+    """
+    if n < 1 or not 0 <= wins <= n:
+        raise ValueError(f"a share needs 0 to n wins of n, got {wins} of {n}")
+    share, spread = wins / n, float(ndtri(1 - TAIL)) ** 2 / n
+    centre = (share + spread / 2) / (1 + spread)
+    half = (share * (1 - share) * spread + spread**2 / 4) ** 0.5 / (1 + spread)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def beta_binomial(wins_I: ArrayLike, samples: int) -> tuple[float, float]:
+    """The 95 % interval of the mean success rate from `samples` answers to each of I items, also where I is small.
+
+    Answers to one item are alike, so I x samples answers are worth I samples / (1 + (samples - 1) rho) independent ones,
+    with rho, the intraclass correlation of a beta-binomial, from the analysis of variance (Kish 1965, Survey Sampling,
+    section 5.4). The interval is the Jeffreys posterior of that many (advised for small item sets: Bowyer et al. 2025,
+    arXiv 2503.01747). Where nothing varies, rho is taken as 1: each item counts once.
+
+    Raises:
+        ValueError: not one axis, fewer than two items, no samples, or numbers of successes outside 0 to `samples`.
+    """
+    wins_I = np.asarray(wins_I, dtype=np.float64)
+    if wins_I.ndim != 1 or wins_I.size < 2 or samples < 1 or not ((wins_I >= 0) & (wins_I <= samples)).all():
+        raise ValueError(f"2 items or more need 0 to {samples} successes each, got shape {wins_I.shape}")
+    rate_I = wins_I / samples
+    rate, items = float(rate_I.mean()), rate_I.size
+    rho = 1.0
+    if samples > 1 and 0 < rate < 1:
+        between = samples * float(((rate_I - rate) ** 2).sum()) / (items - 1)
+        within = float((rate_I * (1 - rate_I)).sum()) * samples / (items * (samples - 1))
+        rho = min(max((between - within) / (between + (samples - 1) * within), 0.0), 1.0)
+    worth = items * samples / (1 + (samples - 1) * rho)
+    lo, hi = betaincinv(rate * worth + 0.5, (1 - rate) * worth + 0.5, [TAIL, 1 - TAIL])
+    return (0.0 if rate == 0 else float(lo)), (1.0 if rate == 1 else float(hi))
+
+
+def missing_bounds(value: float, n: int, missing: int, scale: tuple[float, float]) -> tuple[float, float]:
+    """The least and the greatest mean that n scored items of mean `value` allow when `missing` more could score anything.
+
+    Items without a verdict are seldom a random sample, so no interval covers this (Manski 1990, Am. Econ. Review 80).
+
+    Raises:
+        ValueError: no item at all, a negative number of them, or a value outside the scale.
+    """
+    if n < 0 or missing < 0 or n + missing == 0 or not (n == 0 or scale[0] <= value <= scale[1]):
+        raise ValueError(f"a mean on the scale {scale} of 1 item or more is needed, got {value} of {n} with {missing} missing")
+    known = value * n if n else 0.0
+    return (known + missing * scale[0]) / (n + missing), (known + missing * scale[1]) / (n + missing)
+
+
+def rank_intervals(scores: Mapping[str, ArrayLike]) -> dict[str, tuple[int, int]]:
+    """The 95 % range of each method's rank by mean score, 1 the best, when seeds and items are drawn anew.
+
+    All methods need the same seeds and items, and share each draw. Deviations of resampled means are widened as `resample`
+    says. Tied methods share the best of their places, so two equal methods of two are both 1.
+
+    Args:
+        scores: by name, an array [S, I].
+
+    Raises:
+        ValueError: no method, arrays of different shapes, or as in `interval`.
+    """
+    x = {name: _checked(scores_SI) for name, scores_SI in scores.items()}
+    if len({x_SI.shape for x_SI in x.values()}) != 1:
+        raise ValueError(f"ranks need methods with the same seeds and items, got {[x_SI.shape for x_SI in x.values()]}")
+    seeds, items = next(iter(x.values())).shape
+    seeds_NS, items_NI, widening = resample(seeds, items)
+    drawn_MN, means_M = [], []
+    for x_SI in x.values():
+        means_M.append(float(x_SI.mean()))
+        drawn_N = np.einsum("ns,ns->n", seeds_NS, items_NI @ x_SI.T)
+        drawn_MN.append(means_M[-1] + widening * (drawn_N - means_M[-1]))
+    drawn = np.round(np.array(drawn_MN), 12)  # equal scores stay equal whatever the order of summation
+    ranks_MN = 1 + (drawn[None, :] > drawn[:, None]).sum(axis=1)
+    lo_M, hi_M = np.quantile(ranks_MN, [TAIL, 1 - TAIL], axis=1, method="inverted_cdf").astype(int)
+    return {name: (int(lo), int(hi)) for name, lo, hi in zip(x, lo_M, hi_M, strict=True)}
+
+
+@lru_cache(maxsize=4)
+def resample(seeds: int, items: int) -> tuple[NDArray[Any], NDArray[Any], float]:
+    """Weights of the crossed bootstrap, always the same ones: seeds [N, S] and items [N, I], each row with sum 1.
+
+    Seeds and items are drawn independently of each other (Owen 2007, Ann. Appl. Stat. 1, the pigeonhole bootstrap). Few
+    seeds vary too little among themselves, by (S - 1) / S, and their variance is itself uncertain: the third value is by how
+    much to widen deviations from the mean, sqrt(S / (S - 1)) times the ratio of Student's t of S - 1 degrees of freedom to
+    the normal quantile. One seed is not drawn.
+    """
+    rng = np.random.Generator(np.random.Philox(key=[seeds, items]))
+    seeds_NS = rng.multinomial(seeds, [1 / seeds] * seeds, size=RESAMPLES) / seeds
+    items_NI = rng.multinomial(items, [1 / items] * items, size=RESAMPLES) / items
+    seeds_NS.flags.writeable = items_NI.flags.writeable = False  # every caller gets the same arrays
+    widening = (seeds / (seeds - 1)) ** 0.5 * float(stdtrit(seeds - 1, 1 - TAIL) / ndtri(1 - TAIL)) if seeds > 1 else 1.0
+    return seeds_NS, items_NI, widening
+
+
+def _error(x_SI: NDArray[Any]) -> tuple[float, float]:
+    """The standard error of the grand mean with its degrees of freedom; see `interval`."""
+    seeds, items = x_SI.shape
+    mean, item_I = x_SI.mean(), x_SI.mean(axis=0)
+    ms_item = seeds * float(((item_I - mean) ** 2).sum()) / (items - 1)
+    if seeds == 1:
+        return (ms_item / items) ** 0.5, items - 1
+    seed_S1 = x_SI.mean(axis=1, keepdims=True)
+    ms_seed = items * float(((seed_S1 - mean) ** 2).sum()) / (seeds - 1)
+    ms_rest = float(((x_SI - seed_S1 - item_I + mean) ** 2).sum()) / ((seeds - 1) * (items - 1))
+    total = max(ms_seed + ms_item - ms_rest, ms_seed, ms_item)
+    error = (total / (seeds * items)) ** 0.5
+    if seeds == 2 or not total:
+        return error, seeds - 1
+    return error, total / (ms_seed / (seeds - 1) + (total - ms_seed) / (items - 1))
+
+
+def _difference(a_SI: ArrayLike, b_SI: ArrayLike) -> NDArray[Any]:
     left_SI, right_SI = _checked(a_SI), _checked(b_SI)
     if left_SI.shape != right_SI.shape:
         raise ValueError(f"pairs need the same seeds and items, got {left_SI.shape} and {right_SI.shape}")
-    return interval(left_SI - right_SI)
+    return left_SI - right_SI
 
 
 def _checked(scores_SI: ArrayLike) -> NDArray[Any]:

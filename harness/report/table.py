@@ -1,178 +1,27 @@
-"""The table of a suite: methods by score, with intervals, reference rows, and what each has used.
-
-Axes: S seeds, I items.
-"""
+"""A board or an overview as text: for a terminal, as Markdown, CSV and JSON."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from statistics import fmean
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from math import isfinite, isinf
 from typing import TYPE_CHECKING, Any
 
-from harness.report.runs import TEACHER, Run, aligned, by_label, common_marks, reading, scored_alike
-from harness.report.stats import Interval, interval, paired
+from harness.report.board import READINGS, Board, Row, build
+from harness.report.looks import amount
+from harness.report.runs import Run
+from harness.report.stats import Interval
+from harness.store import json_text
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
 
-READINGS = ("prompts", "teacher_tokens", "critic_tokens")
-MISSING_LIMIT = 0.01
-"""The share of items without a score above which a table warns."""
-
-
-@dataclass(frozen=True)
-class Row:
-    label: str
-    mark: str
-    seeds: tuple[int, ...]
-    score: Interval
-    others: dict[str, float | None]
-    """Means over seeds of what has no score by item: `gold`, and the metric under other decodings (`t1`)."""
-    change: Interval | None = None
-    """From mark 0, paired."""
-    used: dict[str, float] | None = None
-    """Means over seeds of `READINGS`; none for reference rows."""
-    to_best: Interval | None = None
-    """Score less the best method's, paired over common seeds and items; none for the best, or where none are common."""
-    standing: str = ""
-    """`best`, `tied` (the interval of `to_best` holds 0), or nothing."""
-
-
-@dataclass(frozen=True)
-class Board:
-    """What the table of a suite says. `rows` are by score; `references` are the student at mark 0 and the teacher."""
-
-    title: str
-    rows: list[Row]
-    references: list[Row]
-    notes: list[str]
-
-    @property
-    def extra(self) -> list[str]:
-        """The names in `Row.others`, gold first."""
-        names = {name for row in [*self.rows, *self.references] for name, value in row.others.items() if value is not None}
-        return sorted(names, key=lambda name: (name != "gold", name))
-
-    @property
-    def ranks(self) -> list[int | None]:
-        """Ranks by score; all tied with the best share the first. None at all where a method has one seed."""
-        if any(len(row.seeds) == 1 for row in self.rows) or len(self.rows) == 1:
-            return [None] * len(self.rows)
-        return [1 if row.standing else place for place, row in enumerate(self.rows, 1)]
-
-
-def build(runs: Sequence[Run], suite: str) -> Board:
-    """The table of runs that were made under equal conditions, at the last mark that all seeds of a method have.
-
-    Raises:
-        SpecError: none of them is scored on the suite.
-        Incomparable: they were made or scored under different conditions.
-    """
-    runs = scored_alike(runs, suite)
-    groups = by_label(runs)
-    ends = {label: common_marks(group, suite)[-1] for label, group in groups.items()}
-    rows = [_row(label, group, suite, ends[label]) for label, group in groups.items()]
-    rows.sort(key=lambda row: (-row.score.mean, row.label))
-    rows = [_against(rows[0], row, groups, suite) for row in rows] if len(rows) > 1 else rows
-    once = {run.seed: run for run in reversed(runs)}
-    distinct = [once[seed] for seed in sorted(once)]
-    references = []
-    for label, mark in (("student", "0"), ("teacher", TEACHER)):
-        having = [run for run in distinct if mark in run.scores[suite]]
-        if having:
-            references.append(replace(_row(label, having, suite, mark), used=None, change=None))
-    first = runs[0]
-    seeds, items = seed_count([len(row.seeds) for row in rows]), max(row.score.items for row in rows)
-    budget = ", ".join(f"{amount:,.6g} {meter.replace('_', ' ')}" for meter, amount in first.budget.items())
-    version = first.scores[suite][first.scored(suite)[0].name]["version"]
-    title = f"track {first.conditions}  suite {suite} v{version}  {seeds} x {items} items  {budget}"
-    return Board(title, rows, references, _notes(groups, suite, rows, ends))
-
-
-def seed_count(counts: Sequence[int]) -> str:
-    """ "1 seed", "5 seeds" or "3 to 5 seeds"."""
-    low, high = min(counts), max(counts)
-    return f"{low} to {high} seeds" if low < high else f"{low} seed{'s' * (low > 1)}"
-
-
-def _row(label: str, group: Sequence[Run], suite: str, mark: str) -> Row:
-    now = [run.items(suite, mark) for run in group]
-    change = None
-    if mark != TEACHER and all("0" in run.scores[suite] for run in group):
-        change = paired(*aligned(now, [run.items(suite, "0") for run in group]))
-    others: dict[str, list[float]] = {}
-    for run in group:
-        told = run.scores[suite][mark]
-        if "gold" in told[told["headline"]]:
-            others.setdefault("gold", []).append(told[told["headline"]]["gold"]["value"])
-        for how, graded in told.items():
-            if how != told["headline"] and isinstance(graded, dict) and told["metric"] in graded:
-                others.setdefault(how, []).append(graded[told["metric"]]["value"])
-    used = None
-    if mark != TEACHER:
-        points = [next(point for point in run.marks if point.name == mark) for run in group]
-        used = {meter: fmean(reading(point, meter) for point in points) for meter in READINGS}
-    return Row(
-        label, mark, tuple(run.seed for run in group), clipped(interval(aligned(now)[0]), group[0].scale(suite)),
-        {name: None if None in values else fmean(values) for name, values in others.items()}, change, used,
-    )  # fmt: skip
-
-
-def clipped(score: Interval, scale: tuple[float, float]) -> Interval:
-    """The interval of a score, within its suite's scale."""
-    return replace(score, lo=max(score.lo, scale[0]), hi=min(score.hi, scale[1]))
-
-
-def _against(best: Row, row: Row, groups: dict[str, list[Run]], suite: str) -> Row:
-    if row is best:
-        return replace(row, standing="best")
-    common = set(best.seeds) & set(row.seeds)
-    if not common:
-        return row
-    mine, theirs = (
-        [run.items(suite, side.mark) for run in groups[side.label] if run.seed in common] for side in (row, best)
-    )
-    difference = paired(*aligned(mine, theirs))
-    return replace(row, to_best=difference, standing="tied" if difference.holds_zero else "")
-
-
-def _notes(groups: dict[str, list[Run]], suite: str, rows: Sequence[Row], ends: dict[str, str]) -> list[str]:
-    notes = []
-    if any(run.spec["track"].get("judge_is_critic") for group in groups.values() for run in group):
-        notes.append("warning: the evaluation judge is also the training critic")
-    if warning := _missing(groups, suite, ends):
-        notes.append(warning)
-    early = [f"{label} at mark {ends[label]}" for label, group in groups.items() if not all(run.finished for run in group)]
-    if early:
-        notes.append(f"warning: not finished: {', '.join(early)}")
-    alone = [row.label for row in rows if len(row.seeds) == 1]
-    if len(alone) == len(rows):
-        notes.append("95 % CI: Student's t over the items of one seed; one seed ranks nothing")
-    else:
-        notes.append("95 % CI: Student's t over seeds and items, crossed: all seeds answer the same items")
-        if alone:
-            notes.append(f"one seed ranks nothing, its interval is over items only: {', '.join(alone)}")
-    if any(row.standing == "tied" for row in rows):
-        notes.append("tied: the paired interval of the difference to the best, over common seeds and items, holds 0")
-    return notes
-
-
-def _missing(groups: dict[str, list[Run]], suite: str, ends: dict[str, str]) -> str:
-    """Missing verdicts are not random, so the warning bounds each mean by counting them as 0 and as 1."""
-    told = []
-    for label, group in groups.items():
-        for mark in ("0", ends[label], TEACHER):
-            scores = [run.scores[suite][mark] for run in group if mark in run.scores[suite]]
-            metrics = [score[score["headline"]][score["metric"]] for score in scores]
-            asked, missing = sum(score["n"] for score in scores), sum(metric["missing"] for metric in metrics)
-            if any(metric["missing"] > MISSING_LIMIT * score["n"] for metric, score in zip(metrics, scores, strict=True)):
-                low = sum((metric["value"] or 0.0) * metric["n"] for metric in metrics) / asked
-                bounds = f"{low:.3f} and {low + missing / asked:.3f}"
-                told.append(f"{label} at mark {mark} {missing:,} of {asked:,}, score between {bounds}")
-    return f"warning: items without a score: {'; '.join(told)}" if told else ""
+WORDS = frozenset({"method", "95 % CI", "vs mark 0", "over twin", "vs best", ""})
+"""Columns of words, set from the left; the others are numbers."""
+Cells = list[list[str]]
+"""Lines of a table, its heading first. A line of one cell is the heading of a group."""
 
 
 def signed(change: Interval | None) -> str:
@@ -184,53 +33,109 @@ def heading(how: str) -> str:
     return f"T={how[1:]}" if how[0] == "t" and how[1:2].isdigit() else how
 
 
+def heading_of(access: str) -> str:
+    """The heading of a group of methods."""
+    return "access unknown" if access == "unknown" else f"sees {access}"
+
+
 def _plain(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-WORDS = frozenset({"method", "95 % CI", "vs mark 0", ""})
-"""Columns of words, set from the left; the others are numbers."""
+def _grouped(board: Board, head: list[str], line: Callable[[int | None, Row], list[str]]) -> Cells:
+    """A table of the rows by what methods may see; the groups have headings where there is more than one."""
+    cells = [head]
+    for access, members in board.groups.items():
+        cells += [[heading_of(access)]] * (len(board.groups) > 1)
+        cells += [line(rank, row) for rank, row in members]
+    return cells
 
 
-def _score_cells(board: Board) -> list[list[str]]:
-    """The upper block as text, its heading first: rank, method, score, interval, others, change, standing."""
-    changes = [*(signed(row.change) for row in board.rows), *("reference" for _ in board.references)]
-    ranks = [*board.ranks, *(None for _ in board.references)]
-    cells = [["#", "method", "score", "95 % CI", *map(heading, board.extra), "vs mark 0", ""]]
-    for rank, row, change in zip(ranks, [*board.rows, *board.references], changes, strict=True):
-        cells.append([
+def _scores(board: Board) -> Cells:
+    """Rank, method, score, interval, others, change, standing; the reference rows last."""
+
+    def line(rank: int | None, row: Row, change: str = "") -> list[str]:
+        return [
             str(rank or "-"), row.label, _plain(row.score.mean), f"{row.score.lo:.3f} to {row.score.hi:.3f}",
-            *(_plain(row.others.get(name)) for name in board.extra), change, row.standing,
-        ])  # fmt: skip
+            *(_plain(row.others.get(name)) for name in board.extra), change or signed(row.change), row.standing,
+        ]  # fmt: skip
+
+    head = ["#", "method", "score", "95 % CI", *map(heading, board.extra), "vs mark 0", ""]
+    cells = _grouped(board, head, line)
+    if board.references:
+        cells += [["reference"]] * (len(board.groups) > 1)
+        cells += [line(None, row, "reference") for row in board.references]
     return cells
 
 
-def _used_cells(board: Board) -> list[list[str]]:
-    """The lower block as text, its heading first: what each method has used, and its difference to the best."""
-    versus = ["vs best"] if len(board.rows) > 1 else []
-    cells = [["method", "seeds", *(meter.replace("_", " ") for meter in READINGS), *versus]]
-    for row in board.rows:
+def _comparisons(board: Board) -> Cells:
+    """Against the best row and against each method's own control."""
+
+    def line(rank: int | None, row: Row) -> list[str]:
+        best = row.standing if row.standing == "best" else signed(row.to_best) or "no common seed"
+        places = "" if row.places is None else f"{row.places[0]} to {row.places[1]}"
+        return [
+            row.label, str(len(row.seeds)), *([best, places] if versus else []), signed(row.over_twin) or "no twin",
+            *(["" if row.area is None else f"{row.area.mean:.2f}", _reached(row)] if board.target is not None else []),
+        ]  # fmt: skip
+
+    versus = len(board.rows) > 1
+    until = [] if board.target is None else ["area", f"to {board.target:.3f}"]
+    return _grouped(board, ["method", "seeds", *(["vs best", "rank"] if versus else []), "over twin", *until], line)
+
+
+def _reached(row: Row) -> str:
+    """What was used until the target: an amount, or a bound on it."""
+    if row.reached is None:
+        return ""
+    low, high = row.reached
+    return f"> {low:,.0f}" if isinf(high) else f"{high:,.0f}" if low == high else f"<= {high:,.0f}"
+
+
+def _costs(board: Board) -> Cells:
+    """What each method has used at its mark, means over seeds."""
+
+    def line(rank: int | None, row: Row) -> list[str]:
         used = row.used or {}
-        difference = [row.standing if row.standing == "best" else signed(row.to_best) or "no common seed"] if versus else []
-        cells.append([row.label, str(len(row.seeds)), *(f"{used[meter]:,.0f}" for meter in READINGS), *difference])
-    return cells
+        return [row.label, *(_used(meter, used[meter]) for meter in READINGS)]
+
+    return _grouped(board, ["method", *("FLOPs" if meter == "flops" else meter.replace("_", " ") for meter in READINGS)], line)
 
 
-def render(board: Board) -> Group:
-    """The board for a terminal of 80 columns or more."""
+def _used(meter: str, value: float) -> str:
+    if meter == "usd":
+        return amount(value, meter)
+    return amount(value, meter).rpartition(" ")[0] if meter == "flops" else f"{value:,.0f}"
+
+
+def _blocks(board: Board) -> list[Cells]:
+    return [_scores(board), _comparisons(board), _costs(board)]
+
+
+def printed(title: str, blocks: Sequence[Cells], notes: Sequence[str]) -> Group:
+    """Tables between a title and notes, for a terminal of 80 columns or more."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    blocks = []
-    for cells in (_score_cells(board), _used_cells(board)):
+    parts: list[Any] = [Text(title)]
+    for cells in blocks:
         block = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
         for name in cells[0]:
             block.add_column(Text(name), justify="left" if name in WORDS else "right", overflow="fold", no_wrap=name != "method")
+        place = cells[0].index("method")
         for line in cells[1:]:
-            block.add_row(*map(Text, line))
-        blocks.append(block)
-    return Group(Text(board.title), blocks[0], Text(""), blocks[1], Text(""), *map(Text, board.notes))
+            if len(line) == 1:
+                block.add_row(*[""] * place, Text(line[0], style="italic dim"))
+            else:
+                block.add_row(*map(Text, line))
+        parts += [block, Text("")]
+    return Group(*parts, *map(Text, notes))
+
+
+def render(board: Board) -> Group:
+    """The board for a terminal of 80 columns or more."""
+    return printed(board.title, _blocks(board), board.notes)
 
 
 def show(runs: Sequence[Run], suite: str, console: Console) -> None:
@@ -239,15 +144,24 @@ def show(runs: Sequence[Run], suite: str, console: Console) -> None:
 
 
 def to_markdown(board: Board) -> str:
-    """The board as two Markdown tables between its title and its notes."""
-    blocks = [_markdown(_score_cells(board)), _markdown(_used_cells(board))]
-    return "\n\n".join([board.title, *blocks, "\n".join(f"- {note}" for note in board.notes)]) + "\n"
+    """The board as three Markdown tables between its title and its notes."""
+    return marked_down(board.title, _blocks(board), board.notes)
 
 
-def _markdown(cells: list[list[str]]) -> str:
-    lines = [" | ".join(cell.replace("|", "\\|") for cell in line) for line in cells]
+def marked_down(title: str, blocks: Sequence[Cells], notes: Sequence[str]) -> str:
+    """Tables as Markdown, between a title and a list of notes."""
+    tables = ["\n".join(_piped(cells)) for cells in blocks]
+    return "\n\n".join([title, *tables, "\n".join(f"- {note}" for note in notes)]) + "\n"
+
+
+def _piped(cells: Cells) -> list[str]:
+    place, width = cells[0].index("method"), len(cells[0])
+    full = [
+        line if len(line) == width else [*[""] * place, f"*{line[0]}*", *[""] * (width - place - 1)] for line in cells
+    ]  # fmt: skip
+    lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in full]
     rule = " | ".join("---" if name in WORDS else "--:" for name in cells[0])
-    return "\n".join(f"| {line} |" for line in [lines[0], rule, *lines[1:]])
+    return [lines[0], f"| {rule} |", *lines[1:]]
 
 
 def to_csv(board: Board) -> str:
@@ -259,12 +173,31 @@ def to_csv(board: Board) -> str:
 
     ranks = [*board.ranks, *(None for _ in board.references)]
     records = [
-        {"rank": rank, "method": row.label, "mark": row.mark, **bounds("score", row.score), **bounds("change", row.change),
-         **{name: row.others.get(name) for name in board.extra}, **bounds("to_best", row.to_best), "standing": row.standing,
+        {"rank": rank, "method": row.label, "access": row.access, "mark": row.mark, **bounds("score", row.score),
+         **dict(zip(("worst_case", "best_case"), row.bounds or (None, None), strict=True)), **bounds("change", row.change),
+         **{name: row.others.get(name) for name in board.extra}, **bounds("to_best", row.to_best), "p": row.p,
+         "standing": row.standing, **dict(zip(("place_lo", "place_hi"), row.places or (None, None), strict=True)),
+         **bounds("improvement", row.improvement), **bounds("over_twin", row.over_twin), **bounds("area", row.area),
+         "target": board.target, **dict(zip(("reached_lo", "reached_hi"), row.reached or (None, None), strict=True)),
          "seeds": len(row.seeds), "items": row.score.items, **{meter: (row.used or {}).get(meter) for meter in READINGS}}
         for rank, row in zip(ranks, [*board.rows, *board.references], strict=True)
     ]  # fmt: skip
     return csv_text(records)
+
+
+def to_json(board: Board) -> str:
+    """The board with everything in it."""
+    return json_text({"schema": "harness.board/1", **told(board)})
+
+
+def told(board: Board) -> dict[str, Any]:
+    """A board as JSON values; a target that was not reached has no upper reading."""
+    rows = [asdict(row) for row in board.rows]
+    for row in rows:
+        if row["reached"] is not None:
+            row["reached"] = [reading if isfinite(reading) else None for reading in row["reached"]]
+    groups = {access: [row.label for _, row in members] for access, members in board.groups.items()}
+    return {**asdict(board), "rows": rows, "ranks": board.ranks, "groups": groups}
 
 
 def csv_text(records: Sequence[dict[str, Any]]) -> str:
