@@ -222,7 +222,9 @@ def test_a_run_that_was_set_aside_is_not_found(tmp_path: Path) -> None:
 
 def test_the_source_digest_covers_what_can_change_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for package, names in {
-        "harness": ["loop.py", "cli/training.py", "display.py", "report/table.py", "data/tracks/pocket.yaml", "data/skeleton/x.jinja"],
+        "harness": [
+            "loop.py", "cli/training.py", "display.py", "report/table.py", "data/tracks/pocket.yaml", "data/skeleton/x.jinja",
+        ],
         "methods": ["ropd.py", "prompts/ropd/en/verifier.jinja", "sft.py", "prompts/pad/en/choice.jinja"],
         "suites": ["alpaca.py", "notes.txt"],
     }.items():  # fmt: skip
