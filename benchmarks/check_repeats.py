@@ -17,7 +17,7 @@ from pathlib import Path
 from random import Random
 
 from harness.check import read
-from harness.check_scores import ScoreBaseline, _measured, compared
+from harness.check_scores import UNIT, ScoreBaseline, _measured, compared
 
 BASELINE = Path(__file__).parents[1] / "results" / "baselines" / "scores.json"
 REPEATS = 20
@@ -47,9 +47,7 @@ def main() -> None:
     told = {
         "schema": "harness.check_repeats/1", "repeats": REPEATS, "seeds_a_repeat": len(baseline.seeds), "margin": baseline.margin,
         "new_seeds": [min(seeds), max(seeds)], "rows": dict(sorted(counts.items())), "repeats_with_an_alarm": alarms,
-        "means": {
-            method: [round(sum(run.items.values()) / len(run.items) / 10_000, 4) for run in group] for method, group in runs.items()
-        },
+        "means": {m: [round(sum(run.items.values()) / len(run.items) / UNIT, 4) for run in group] for m, group in runs.items()},
         "baseline_means": {m: [round(float(x), 4) for x in baseline.scores_SI(m).mean(axis=1)] for m in baseline.methods},
         "seconds": round(time.monotonic() - began),
     }  # fmt: skip
