@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, TypeAlias
 
 from harness.errors import SpecError
-from harness.ledger import BUDGETABLE
+from harness.ledger import BUDGETABLE, Budget
 from harness.report import board, canvas, looks, notes, panels, table
 from harness.report.canvas import Sheet, Words
 from harness.report.panels import MOST, Curve, Panel
@@ -77,8 +77,8 @@ def used(runs: Sequence[Run]) -> list[str]:
 def draw(runs: Sequence[Run], suite: str, meter: str, out_stem: Path) -> list[Path]:
     """Draws score against a meter, and returns the paths of `canvas.save`.
 
-    More than six curves become small multiples, a panel for each method. A method that stopped early stays flat to the
-    end. One that never used the meter is left out, with a note. Raises as `curves_of`.
+    More than six curves become small multiples, a panel for each method. On the budget's axis a method that stopped
+    early stays flat to the end. One that never used the meter is left out, with a note. Raises as `curves_of`.
     """
     return canvas.save(out_stem, *_figure(runs, suite, meter))
 
@@ -113,7 +113,7 @@ def _costs(runs: Sequence[Run], suite: str) -> Drawing:
         front = [curve for curve in drawn if curve.label in coloured]
         behind = [curve for curve in drawn if curve.label not in coloured]
         names = [curve.label for curve in front]
-        told.append(Panel(panels.axis_name(meter), meter, scale(runs, suite), front, names, levels, behind))
+        told.append(Panel(panels.axis_name(meter), meter, scale(runs, suite), front, names, levels, behind, axis=budget_axis(runs)))
     title = f"{suite} {metric(runs, suite)} by what it costs: {notes.seed_count([len(curve.seeds) for curve in everyone])}"
     words = Words(title, _about(runs, everyone, len(coloured)), _finding(everyone, levels, meters[0]))
     return f"{suite}-costs", words, panels.multiples(told, words, metric(runs, suite), cell=28)
@@ -136,7 +136,8 @@ def _suites(runs: Sequence[Run], meter: str) -> Drawing:
         front = panels.best(drawn)[:MOST]
         names = [_name(curve, drawn) for curve in front]
         behind = [curve for curve in drawn if curve not in front]
-        told.append(Panel(f"{suite} {metric(runs, suite)}", meter, scale(runs, suite), front, names, levels, behind))
+        title, bounds, axis = f"{suite} {metric(runs, suite)}", scale(runs, suite), budget_axis(runs)
+        told.append(Panel(title, meter, bounds, front, names, levels, behind, axis=axis))
         findings.append(f"on {suite}, {_finding(drawn, levels, meter)}")
     everyone = [*told[0].curves, *told[0].behind]
     words = Words("Score by suite", _about(runs, everyone, len(told[0].curves)), " ".join(findings))
@@ -157,6 +158,11 @@ def write(runs: Sequence[Run], suite: str, folder: Path, meter: str = "prompts")
     return paths
 
 
+def budget_axis(runs: Sequence[Run]) -> str:
+    """The meter of the budget on which the marks lie."""
+    return Budget(runs[0].budget).axis
+
+
 def stem(meter: str) -> str:
     return "curve" if meter == "prompts" else f"curve-{meter}"
 
@@ -168,17 +174,19 @@ def _figure(runs: Sequence[Run], suite: str, meter: str) -> Drawing:
     note = f"Not drawn, as they use no {_words(meter)}: {', '.join(unused)}" if unused else ""
     title, about, finding = _title(runs, suite, drawn), _about(runs, drawn, len(drawn)), _finding(drawn, levels, meter)
     if len(drawn) <= MOST:
-        panel = Panel("", meter, bounds, drawn, [_name(curve, drawn) for curve in drawn], levels)
+        panel = Panel("", meter, bounds, drawn, [_name(curve, drawn) for curve in drawn], levels, axis=budget_axis(runs))
         words = Words(title, about, finding, note)
         compose = panels.single(panel, words, ylabel)
     else:
         brackets = "; in brackets: seeds, where others have more" if any(_fewer(curve, drawn) for curve in drawn) else ""
         words = Words(title, f"{about}; grey: the best others{brackets}", finding, note)
-        compose = panels.multiples(_by_method(drawn, meter, bounds, levels), words, ylabel, cell=13)
+        compose = panels.multiples(_by_method(drawn, meter, budget_axis(runs), bounds, levels), words, ylabel, cell=13)
     return f"{suite}-{meter}", words, compose
 
 
-def _by_method(curves: Sequence[Curve], meter: str, bounds: tuple[float, float], levels: dict[str, float]) -> list[Panel]:
+def _by_method(
+    curves: Sequence[Curve], meter: str, axis: str, bounds: tuple[float, float], levels: dict[str, float]
+) -> list[Panel]:
     """A panel for each method with all its variants, before the best six of the others."""
     groups: dict[str, list[Curve]] = {}
     for curve in panels.best(curves):
@@ -191,7 +199,8 @@ def _by_method(curves: Sequence[Curve], meter: str, bounds: tuple[float, float],
         for curve, (_, values) in zip(group, parts, strict=True):
             fewer = _fewer(curve, curves)
             names.append(f"{values} ({fewer})".lstrip() if fewer else values)
-        told.append(Panel(f"{method} {group[0].end.mean:.3f}", meter, bounds, group, names, levels, behind, parts[0][0]))
+        title = f"{method} {group[0].end.mean:.3f}"
+        told.append(Panel(title, meter, bounds, group, names, levels, behind, parts[0][0], axis))
     return told
 
 

@@ -59,6 +59,8 @@ class Panel:
     behind: Sequence[Curve] = ()
     under: str = ""
     """Small, below the title."""
+    axis: str = "prompts"
+    """The meter of the budget: on it a method that stopped by itself stays where it was."""
 
 
 def best(curves: Sequence[Curve]) -> list[Curve]:
@@ -168,14 +170,19 @@ def _fill(axes: Axes, panel: Panel, styles: Mapping[str, Style], scale: Scale, w
         zorder=0.9,
     )
     for curve in panel.curves:
-        _line(axes, curve, styles[curve.label], scale, weight)
+        _line(axes, curve, styles[curve.label], scale, weight, flat=panel.meter == panel.axis)
 
 
-def _line(axes: Axes, curve: Curve, style: Style, scale: Scale, weight: float) -> None:
+def _line(axes: Axes, curve: Curve, style: Style, scale: Scale, weight: float, flat: bool) -> None:
+    """A curve with its band. On the budget's axis it goes on to the end as it was; on others nobody knows, and thin dots lead to
+    its name."""
     used, scores = curve.readings, list(curve.scores)
     xs, above = scale.places(used), [place for place, read in enumerate(used) if read > 0]
-    if xs[-1] < scale.end:
+    if xs[-1] < scale.end and flat:
         xs, scores = [*xs, scale.end], [*scores, scores[-1]]
+    elif xs[-1] < scale.end:
+        leader = [[(xs[-1], curve.end.mean), (scale.end, curve.end.mean)]]
+        paths(axes, leader, color=style.colour, alpha=0.6, linewidth=0.8 * weight, linestyle=(0, (1, 3)), zorder=1)
     axes.fill_between(
         xs,
         [score.lo for score in scores],
