@@ -113,7 +113,8 @@ def _costs(runs: Sequence[Run], suite: str) -> Drawing:
         front = [curve for curve in drawn if curve.label in coloured]
         behind = [curve for curve in drawn if curve.label not in coloured]
         names = [curve.label for curve in front]
-        told.append(Panel(panels.axis_name(meter), meter, scale(runs, suite), front, names, levels, behind, axis=budget_axis(runs)))
+        bounds, axis = scale(runs, suite), budget_axis(runs)
+        told.append(Panel(panels.axis_name(meter), meter, bounds, front, names, levels, behind, axis=axis))
     title = f"{suite} {metric(runs, suite)} by what it costs: {notes.seed_count([len(curve.seeds) for curve in everyone])}"
     words = Words(title, _about(runs, everyone, len(coloured)), _finding(everyone, levels, meters[0]))
     return f"{suite}-costs", words, panels.multiples(told, words, metric(runs, suite), cell=28)
