@@ -6,11 +6,12 @@ A folder without a manifest is a run that can be resumed: its line files are cut
 from __future__ import annotations
 
 import datetime
+import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -66,7 +67,8 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 OUTSIDE = (
     "agreement.py", "check.py", "check_command.py", "check_exact.py", "check_scores.py", "check_show.py",
     "contestants.py", "display.py", "eval_command.py", "evaluations.py", "inference.py",
-    "leakage_command.py", "listing.py", "preflight.py", "probe.py", "probe_command.py", "runner.py", "skeleton.py",
+    "leakage_command.py", "listing.py", "preflight.py", "probe.py", "probe_command.py", "publish_command.py", "runner.py",
+    "skeleton.py",
     "sweep_command.py", "tune.py", "tune_command.py", "data/tuning.yaml",
 )
 """Files of the harness that act before or after a run, or show it, and so cannot change one."""
@@ -115,13 +117,16 @@ class RunStore:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             written = folder / "spec.json"
-            if not written.exists():
+            if written.exists():
+                store._lock()
+            else:
                 if any(path for path in folder.iterdir() if not path.name.startswith(".")):
                     raise StoreError(
                         f"{folder} holds files that are not a run",
                         where=str(folder),
                         fix="move them away, or set HARNESS_RUNS_DIR",
                     )
+                store._lock()
                 store._begin(origins)
                 return store, "new"
         except OSError as error:
@@ -139,6 +144,15 @@ class RunStore:
                 fix=again,
             )
         return store, "finished" if store.finished else "resumed"
+
+    def _lock(self) -> None:
+        """Keeps other processes out for as long as this one lives; the kernel forgets the lock if it is killed."""
+        self._held = (self.folder / ".lock").open("a")
+        try:
+            fcntl.lockf(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StoreError(f"another process writes {self.folder}", where=str(self.folder),
+                             fix="wait until it ends, or stop it; then repeat the command") from error  # fmt: skip
 
     def _begin(self, origins: Origins) -> None:
         from harness.environment import describe
@@ -221,15 +235,18 @@ def _begins(short: str, typed: str) -> bool:
     return typed.startswith(short) if len(typed) > len(short) else short.startswith(typed)
 
 
-def find(name: str, root: Path) -> Path:
+def find(name: str, root: Path, more: Sequence[Path] = ()) -> Path:
     """A run folder by path, by name or by the beginning of its identity.
+
+    Args:
+        more: further places of runs, beside the folders below the root.
 
     Raises:
         SpecError: none, or more than one (the candidates are named).
     """
-    if (Path(name) / "spec.json").is_file():
+    if (Path(name) / "spec.json").is_file() or Path(name) in more:
         return Path(name)
-    runs = {path.parent for path in root.glob("*/*/spec.json")} | {path.parent for path in root.glob("*/spec.json")}
+    runs = {*more} | {path.parent for path in root.glob("*/*/spec.json")} | {path.parent for path in root.glob("*/spec.json")}
     runs = {run for run in runs if ".old" not in run.name}
     fits = sorted(run for run in runs if run.name == name or _begins(run.name.rsplit("-", 1)[-1], name))
     if len(fits) == 1:

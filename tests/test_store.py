@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -276,3 +278,24 @@ def test_a_folder_is_written_whole_whatever_a_crash_left(tmp_path: Path) -> None
     assert [path.relative_to(store.folder / "checkpoints").as_posix() for path in (store.folder / "checkpoints").rglob("*")] == [
         "1-2", "1-2/whole"
     ]  # fmt: skip
+
+
+def test_a_run_folder_has_one_writer(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from harness.spec import resolve
+from harness.store import RunStore
+store, found = RunStore.open(*resolve("sft"), Path({str(tmp_path)!r}))
+print(found, flush=True)
+sys.stdin.read()
+"""
+    spec, origins = resolve("sft")
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout
+        assert other.stdout.readline() == "new\n"
+        with pytest.raises(StoreError, match="another process writes"):
+            RunStore.open(spec, origins, tmp_path)
+        other.kill()
+    assert RunStore.open(spec, origins, tmp_path)[1] == "resumed"
+    assert RunStore.open(spec, origins, tmp_path)[1] == "resumed"  # one process may open it again
