@@ -117,17 +117,28 @@ def _before_and_after(store: RunStore, suite: str, console: Console) -> None:
     if not both:
         return
     before, after = (_answers(folder, mark, how) for mark in ("0", end))
-    asked = {row["id"]: row["question"] for row in read_lines(folder / "items.jsonl")}
+    asked = {row["id"]: " / ".join([row["question"], *row["follow_ups"]]) for row in read_lines(folder / "items.jsonl")}
     console.print()
     for item in dict.fromkeys((both[-1], both[len(both) // 2])):
         console.print(f"  [dim]{item}[/dim]  {clean(asked[item])}", markup=True, soft_wrap=False)
-        console.print(f"    before {start[item]:.2f}  {clean(before[item])}", markup=False)
-        console.print(f"    after  {now[item]:.2f}  {clean(after[item])}", markup=False)
+        for word, (texts, verdicts) in (("before", before), ("after ", after)):
+            given = verdicts[item]  # what the judge said: item scores are weighted for comparisons
+            console.print(f"    {word} {sum(given) / len(given):.2f}  {clean(texts[item])}", markup=False)
     console.print()
 
 
-def _answers(folder: Path, mark: str, how: str) -> dict[str, str]:
-    return {row["item_id"]: row["text"] for row in read_lines(folder / "answers" / f"{mark_stem(mark)}.{how}.jsonl")}
+def _answers(folder: Path, mark: str, how: str) -> tuple[dict[str, str], dict[str, list[float]]]:
+    """Of each item the replies of its first sample, and the scores of its verdicts."""
+    stem = f"{mark_stem(mark)}.{how}.jsonl"
+    texts = {
+        row["item_id"]: " / ".join([row["text"], *row["later"]])
+        for row in read_lines(folder / "answers" / stem) if not row["sample"]
+    }  # fmt: skip
+    verdicts: dict[str, list[float]] = {}
+    for row in read_lines(folder / "records" / stem):
+        if row["score"] is not None:
+            verdicts.setdefault(row["item_id"], []).append(row["score"])
+    return texts, verdicts
 
 
 def _seconds(store: RunStore) -> float:
