@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness import environment
 from harness.errors import SpecError
-from harness.report.runs import Incomparable, flat
+from harness.report.labels import flat
+from harness.report.runs import Incomparable
 from harness.spec import UNTRAINED, Origins, RunSpec, canonical, resolve
 from harness.store import RunStore
 

@@ -105,3 +105,41 @@ def leakage(
     from harness import leakage_command as command
 
     command.leakage_command(run, prompts, suite or [], track, limit, as_json)
+
+
+@app.command(epilog="Examples:  harness claims      harness claims 2605.07396 --list      harness claims --grid > grid.yaml")
+def claims(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Claims or arXiv numbers. Default: all.")] = None,
+    runs: Annotated[list[str] | None, typer.Option("--runs", help="A run or a track; may be given again. Default: all.")] = None,
+    listing: Annotated[bool, typer.Option("--list", help="The claims themselves; looks at no run.")] = False,
+    grid: Annotated[bool, typer.Option("--grid", help="The runs that are lacking, as YAML for harness sweep.")] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Say what finished runs show about the papers' claims, and what they cannot show."""
+    from harness.claims_command import claims_command
+
+    claims_command(names or [], runs or [], listing, grid, as_json)
+
+
+@app.command(epilog="Examples:  harness summarize      harness summarize pocket@5c1e --out results/runs")
+def summarize(
+    runs: Annotated[list[str] | None, typer.Argument(help="Runs or tracks; without any, all finished runs.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the summaries.")] = Path("results/runs"),
+    debug: DebugOption = False,
+) -> None:
+    """Write a small file of each finished run with all that reports read, to keep in a repository."""
+    from harness import publish_command
+
+    publish_command.summarize(runs or [], out)
+
+
+@app.command(epilog="Examples:  harness publish      harness publish --check")
+def publish(
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit code 1 where a file is not up to date.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Make a repository's results anew from its summaries: tables, figures, the page, and blocks in documents."""
+    from harness import publish_command
+
+    publish_command.publish(check)

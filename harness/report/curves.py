@@ -88,6 +88,11 @@ def svg(runs: Sequence[Run], suite: str, meter: str = "prompts") -> str:
     return canvas.svg(*_figure(runs, suite, meter))
 
 
+def words(runs: Sequence[Run], suite: str, meter: str = "prompts") -> Words:
+    """What the figure of `draw` says in words. Raises as `curves_of`."""
+    return _figure(runs, suite, meter)[1]
+
+
 def draw_meters(runs: Sequence[Run], suite: str, folder: Path) -> list[Path]:
     """Draws `curve` over prompts and `curve-METER` over every other meter that any run has used. Raises as `curves_of`."""
     return [path for meter in used(runs) for path in draw(runs, suite, meter, folder / stem(meter))]

@@ -103,8 +103,8 @@ def area_interval(course: Course, floor: float, ceiling: float, against: Course 
     """
     courses = [course] if against is None else [course, against]
     over = common_range(*courses)
-    areas = [(_areas(each, over) - floor) / _rise(floor, ceiling) for each in courses]
-    return interval(areas[0]) if against is None else paired(areas[0], areas[1])
+    scaled = [(areas(each, over) - floor) / _rise(floor, ceiling) for each in courses]
+    return interval(scaled[0]) if against is None else paired(scaled[0], scaled[1])
 
 
 def common_range(*courses: Course) -> tuple[float, float]:
@@ -213,8 +213,8 @@ def _matched(course: Course, reference: Course, target: float) -> tuple[float, f
         return -inf, inf
     start, end = np.log2(common_range(course))
     tried = np.linspace(start, end, 1 + int(np.ceil((end - start) * STEPS)))
-    theirs_SI = _at(reference, low)
-    found = [paired(_at(course, log_used), theirs_SI) for log_used in tried]
+    theirs_SI = at(reference, low)
+    found = [paired(at(course, log_used), theirs_SI) for log_used in tried]
     needs_more = [each.hi < 0 for each in found]
     needs_less = [each.lo > 0 for each in found]
     worse = len(tried) if all(needs_more) else needs_more.index(False)
@@ -224,7 +224,7 @@ def _matched(course: Course, reference: Course, target: float) -> tuple[float, f
     return float(least), float(most)
 
 
-def _at(course: Course, log_used: float) -> NDArray[Any]:
+def at(course: Course, log_used: float) -> NDArray[Any]:
     """Scores [S, I] at a budget, on straight lines over log2 budget; at the nearest mark beyond a run's readings."""
     rows = []
     for used_M, scores_MI in zip(course.readings_MS.T, course.scores_MSI.transpose(1, 0, 2), strict=True):
@@ -246,7 +246,12 @@ def _why(censored: str, seeds: int, ends: Interval) -> str:
     return ""
 
 
-def _areas(course: Course, over: tuple[float, float]) -> NDArray[Any]:
+def areas(course: Course, over: tuple[float, float]) -> NDArray[Any]:
+    """The mean height over log2 budget of each seed's curve on each item [S, I], on the scale of the scores.
+
+    Raises:
+        ValueError: a range outside the readings.
+    """
     weights_MS = np.stack([_weights(used_M, over) for used_M in course.readings_MS.T], axis=1)
     return np.einsum("ms,msi->si", weights_MS, course.scores_MSI)
 

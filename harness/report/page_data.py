@@ -6,13 +6,12 @@ Axes: S seeds, I items.
 from __future__ import annotations
 
 import re
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from itertools import combinations
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -25,7 +24,6 @@ from harness.report.board import Board, Field, Row
 from harness.report.runs import TEACHER, Run, by_label, common_marks, scored_alike
 from harness.report.stats import Interval
 from harness.spec import canonical
-from harness.store import read_lines
 
 AXES = ("prompts", "rollouts", "teacher_tokens", "critic_tokens", "train_tokens", "flops", "usd")
 """Meters over which the page draws curves, where a run has used them."""
@@ -234,11 +232,10 @@ def used(groups: Sequence[Group]) -> list[Used]:
     """What each label has used at the end of its runs."""
     rows = []
     for group in groups:
-        ledgers = [last for run in group.runs if (last := _last(run.path / "ledger.jsonl"))]
         rows.append(Used(
             group.label,
             _means([run.marks[-1].meters for run in group.runs], BUDGETABLE),
-            _means([ledger["evaluation"] for ledger in ledgers], list(METERS)),
+            _means([run.evaluation for run in group.runs if run.evaluation], list(METERS)),
         ))  # fmt: skip
     return rows
 
@@ -281,11 +278,6 @@ def _paper(method: str) -> str:
         return registry.method(method).paper
     except SpecError:  # a run can be read where its method is not
         return ""
-
-
-def _last(path: Path) -> dict[str, Any] | None:
-    found = deque(read_lines(path), maxlen=1)
-    return found[0] if found else None
 
 
 def _means(readings: Sequence[Mapping[str, float]], meters: Sequence[str]) -> dict[str, float]:

@@ -10,14 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.errors import SpecError, nearest
 from harness.report import canvas, curves, looks, panels
 from harness.report.canvas import Sheet, Words
 from harness.report.panels import MOST
 from harness.report.runs import Run, by_label, common_marks, scored_alike
-from harness.store import read_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,8 +54,7 @@ class Fall:
 
 def proxies(runs: Sequence[Run]) -> list[str]:
     """What can be drawn: `judge`, and each training signal of the runs."""
-    signals = {name for run in runs for row in _steps(run)[:1] for name in row["metrics"] if name.startswith("training_")}
-    return [JUDGE, *sorted(signals)]
+    return [JUDGE, *sorted({name for run in runs for name in run.signals})]
 
 
 def course_of(label: str, group: Sequence[Run], suite: str, proxy: str) -> Course | None:
@@ -119,23 +117,15 @@ def write(runs: Sequence[Run], suite: str, folder: Path) -> list[Path]:
     return [path for proxy in having for path in draw(runs, suite, proxy, folder / f"proxy-{proxy}")]
 
 
-def _steps(run: Run) -> list[dict[str, Any]]:
-    return list(read_lines(run.path / "steps.jsonl"))
-
-
 def _readings(run: Run, suite: str, proxy: str) -> Readings:
-    signals = {} if proxy == JUDGE else {row["round"]: row["metrics"][proxy] for row in _steps(run) if proxy in row["metrics"]}
-    rounds = {row["mark"]: row["rounds"] for row in read_lines(run.path / "marks.jsonl")}
-    result, before = {}, 0
+    result, signal = {}, run.signals.get(proxy, {})
     for mark in run.marks:
-        since = [value for at, value in signals.items() if before < at <= rounds[mark.name]]
-        before = rounds[mark.name]
         if mark.name not in run.scores.get(suite, {}):
             continue
         told = run.scores[suite][mark.name]
         headline = told[told["headline"]]
         gold = headline["gold"]["value"] if "gold" in headline else None
-        seen = headline[told["metric"]]["value"] if proxy == JUDGE else fmean(since) if since else None
+        seen = headline[told["metric"]]["value"] if proxy == JUDGE else signal.get(mark.name)
         if gold is not None and seen is not None:
             result[mark.name] = (seen, gold)
     return result

@@ -1,4 +1,4 @@
-"""Runs read back from their folders, and which of them may stand side by side.
+"""Runs read back from their folders or summaries, and which of them may stand side by side.
 
 Axes: S seeds, I items.
 """
@@ -6,29 +6,27 @@ Axes: S seeds, I items.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
-from sys import intern
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from harness.errors import HarnessError, SpecError, StoreError, nearest
-from harness.spec import canonical, conditions_digest, identity_of
-from harness.store import find, mark_stem, read_lines, suite_stem
+from harness.report import summary
+from harness.report.labels import flat, labelled
+from harness.report.run import TEACHER as TEACHER
+from harness.report.run import Mark as Mark
+from harness.report.run import Run as Run
+from harness.spec import canonical
+from harness.store import find, read_lines
 
 SUMS = {
     "teacher_tokens": ("teacher_tokens_in", "teacher_tokens_out", "teacher_scored_tokens"),
     "critic_tokens": ("critic_tokens_in", "critic_tokens_out"),
 }
 """Readings that are sums of meters."""
-TEACHER = "teacher"
-"""The mark under which a suite keeps the teacher's own scores."""
 
 
 class Incomparable(HarnessError):
@@ -38,124 +36,14 @@ class Incomparable(HarnessError):
     code = "H080"
 
 
-@dataclass(frozen=True)
-class Mark:
-    name: str
-    meters: Mapping[str, float]
-    """Readings of the training meters when the mark was reached."""
-
-
-@dataclass(frozen=True)
-class Run:
-    path: Path
-    spec: Mapping[str, Any]
-    """`spec.json`: method, config, seed, track."""
-    finished: bool
-    marks: tuple[Mark, ...]
-    scores: Mapping[str, Mapping[str, Mapping[str, Any]]]
-    """What `suites/SUITE/marks/MARK.json` says, by suite and mark ("teacher" among the marks)."""
-    label: str = ""
-    """The method, with the settings in which it differs from other runs of the method that were read with it."""
-    _items: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict, compare=False, repr=False)
-    """Item scores that were read already; copies of the run under other labels share them."""
-
-    @property
-    def name(self) -> str:
-        return self.path.name
-
-    @property
-    def method(self) -> str:
-        return self.spec["method"]
-
-    @property
-    def seed(self) -> int:
-        return self.spec["seed"]
-
-    @property
-    def pair(self) -> int:
-        """Names the models that it began from: in the embedded world seeds take the pretrained pairs in turn."""
-        pairs = (self.spec["track"].get("pocket") or {}).get("pairs")
-        return self.seed % pairs if pairs else self.seed
-
-    @property
-    def track(self) -> str:
-        """The track's name."""
-        return self.spec["track"]["name"]
-
-    @property
-    def budget(self) -> Mapping[str, float]:
-        return self.spec["track"]["budget"]
-
-    @cached_property
-    def digest(self) -> str:
-        """Names the conditions; only runs with the same digest share a table."""
-        return conditions_digest(self.spec["track"])
-
-    @cached_property
-    def identity(self) -> str:
-        return identity_of(self.spec)
-
-    @property
-    def conditions(self) -> str:
-        """The track's name with the beginning of its digest, as `select` takes it."""
-        return f"{self.track}@{self.digest[:8]}"
-
-    @property
-    def shuffled(self) -> bool:
-        """Whether it is a control whose signal was mixed up."""
-        return self.spec["config"].get("signal") == "shuffled"
-
-    @cached_property
-    def kin(self) -> str:
-        """The same for runs of a method whose settings are equal but for the signal: a control and what it controls."""
-        return canonical([self.method, {key: value for key, value in self.spec["config"].items() if key != "signal"}])
-
-    @cached_property
-    def environment(self) -> Mapping[str, Any]:
-        """Versions, machine and commit of `environment.json`; empty where there is none."""
-        path = self.path / "environment.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-    @cached_property
-    def origins(self) -> Mapping[str, str]:
-        """Who set each setting: `default`, `track NAME` or `--set`; empty where `spec.yaml` is not there."""
-        path = self.path / "spec.yaml"
-        return yaml.safe_load(path.read_text(encoding="utf-8"))["origins"] if path.is_file() else {}
-
-    @property
-    def suites(self) -> list[str]:
-        """The suites it was scored on."""
-        return sorted(self.scores)
-
-    def scored_on(self, suites: Sequence[str]) -> Run:
-        """The run as if these suites alone had scored it."""
-        return replace(self, scores={suite: told for suite, told in self.scores.items() if suite in suites})
-
-    def scored(self, suite: str) -> list[Mark]:
-        """The marks at which the suite was scored, in order."""
-        return [mark for mark in self.marks if mark.name in self.scores.get(suite, {})]
-
-    def scale(self, suite: str) -> tuple[float, float]:
-        """The lowest and the highest score of the suite."""
-        low, high = next(iter(self.scores[suite].values()))["scale"]
-        return low, high
-
-    def items(self, suite: str, mark: str) -> dict[str, float]:
-        """The headline score of each item that has one, on the suite's scale."""
-        if (suite, mark) not in self._items:
-            stem = f"{mark_stem(mark)}.{self.scores[suite][mark]['headline']}"
-            path = self.path / "suites" / suite_stem(suite) / "items" / f"{stem}.json"
-            told = json.loads(path.read_text(encoding="utf-8"))
-            self._items[suite, mark] = {intern(item): score for item, score in told.items()}
-        return self._items[suite, mark]
-
-
 def read(path: Path) -> Run:
-    """One run, finished or not. Its label is its method.
+    """One run, finished or not, from its folder, or from its summary: `PATH.run.json`. Its label is its method.
 
     Raises:
-        StoreError: the folder holds no run.
+        StoreError: there is no run, or its summary is damaged.
     """
+    if summary.file_of(path).is_file():
+        return summary.read(path)
     if not (path / "spec.json").is_file():
         raise StoreError(f"{path} holds no run: spec.json is missing", where=str(path), fix="harness list runs")
     spec = json.loads((path / "spec.json").read_text(encoding="utf-8"))
@@ -171,66 +59,47 @@ def read(path: Path) -> Run:
 
 
 def select(names: Sequence[str], root: Path, *, digest: str = "", unfinished: bool = False) -> list[Run]:
-    """The runs that are meant, by label and seed; a run that is named twice comes once.
+    """The runs that are meant (see `meant`), by label and seed. `digest` keeps the runs of those conditions only.
 
-    A name is a run's name, path or beginning of its identity, or a track (`pocket`, `pocket@5c1e`) for all its runs;
-    without names it is every run below `root`. Runs that are not finished are left out, unless they are asked for.
-    `digest` keeps the runs of those conditions only.
+    Raises:
+        SpecError, StoreError: as `meant`.
+        Incomparable: the runs were made under different conditions.
+    """
+    chosen = [run for run in meant(names, root, unfinished=unfinished) if run.digest.startswith(digest)]
+    _same_conditions(chosen)
+    return sorted(labelled(chosen), key=lambda run: (run.label, run.seed))
+
+
+def meant(names: Sequence[str], root: Path, *, unfinished: bool = False) -> list[Run]:
+    """The runs that names mean, under whatever conditions; a run that is named twice comes once.
+
+    A name is a run's name, path or beginning of its identity, a track (`pocket`, `pocket@5c1e`) for all its runs, or a folder
+    of summaries; without names it is every run below `root`. Runs that are not finished are left out, unless they are asked for.
 
     Raises:
         SpecError: a name that fits no run, or more than one.
-        StoreError: a run that is named has not finished.
-        Incomparable: the runs were made under different conditions.
+        StoreError: a run that is named has not finished, or a summary is damaged.
     """
     found: list[Run] = []
     everything: list[Run] | None = None
     for name in names or [""]:
         track, _, prefix = name.partition("@")
-        if not name or ((root / track).is_dir() and not (root / track / "spec.json").is_file()):
+        if name and (within := summaries(Path(name))):
+            found += map(read, within)
+        elif not name or _has_track(track, root):
             everything = _all(root) if everything is None else everything
-            fits = [run for run in everything if track in ("", run.track) and run.digest.startswith(prefix)]
+            fits = [run for run in everything if track in ("", run.track, run.path.parent.name) and run.digest.startswith(prefix)]
             if prefix and not fits:
                 known = sorted({run.conditions for run in everything})
                 raise SpecError(f"no run was made under {name}", where=name, fix=nearest(name, known))
             found += [run for run in fits if run.finished or unfinished]
         else:
-            run = read(find(name, root))
+            place = Path(name.removesuffix(summary.SUFFIX))
+            run = read(place if summary.file_of(place).is_file() else find(name, root, summaries(root)))
             if not (run.finished or unfinished):
                 raise StoreError(f"{run.name} has not finished", where=name, fix="repeat its `harness run` command")
             found.append(run)
-    chosen = list({run.identity: run for run in found if run.digest.startswith(digest)}.values())
-    _same_conditions(chosen)
-    return sorted(labelled(chosen), key=lambda run: (run.label, run.seed))
-
-
-def labelled(runs: Sequence[Run]) -> list[Run]:
-    """The runs with labels that tell the settings of a method apart; a control whose signal was shuffled says so last."""
-    settings: list[dict[str, Any]] = []
-    told: dict[tuple[str, str], dict[str, int]] = {}  # how many runs of a method have each value of a setting
-    for run in runs:
-        settings.append({key: value for key, value in flat(run.spec["config"]).items() if not (run.shuffled and key == "signal")})
-        for key, value in settings[-1].items():
-            counts = told.setdefault((run.method, key), {})
-            counts[canonical(value)] = counts.get(canonical(value), 0) + 1
-    sizes = Counter(run.method for run in runs)
-    controls = Counter(run.method for run in runs if run.shuffled)
-    result = []
-    for run, mine in zip(runs, settings, strict=True):
-        words = [run.method]
-        for key in sorted(mine):
-            having = sizes[run.method] - (controls[run.method] if key == "signal" else 0)
-            if told[run.method, key].get(canonical(mine[key])) != having:
-                words.append(f"{key}={mine[key] if isinstance(mine[key], str) else canonical(mine[key])}")
-        result.append(replace(run, label=" ".join([*words, "shuffled"] if run.shuffled else words)))
-    return result
-
-
-def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dots in the keys."""
-    result: dict[str, Any] = {}
-    for key, inner in value.items():
-        result |= flat(inner, f"{prefix}{key}.") if isinstance(inner, Mapping) else {f"{prefix}{key}": inner}
-    return result
+    return list({run.identity: run for run in found}.values())
 
 
 def scored_alike(runs: Iterable[Run], suite: str) -> list[Run]:
@@ -306,7 +175,20 @@ def reading(mark: Mark, meter: str) -> float:
 
 def _all(root: Path) -> list[Run]:
     folders = {path.parent for pattern in ("*/spec.json", "*/*/spec.json") for path in root.glob(pattern)}
-    return [read(folder) for folder in sorted(folders) if ".old" not in folder.name]
+    return [read(place) for place in [*(each for each in sorted(folders) if ".old" not in each.name), *summaries(root)]]
+
+
+def summaries(root: Path) -> list[Path]:
+    """The places of all summaries in a folder and in those below it."""
+    files = [path for pattern in ("", "*/") for path in root.glob(f"{pattern}*{summary.SUFFIX}")]
+    return sorted(path.with_name(path.name.removesuffix(summary.SUFFIX)) for path in files)
+
+
+def _has_track(name: str, root: Path) -> bool:
+    """Whether a name is that of a folder of runs below the root, or of the track of summaries there."""
+    if (root / name).is_dir():
+        return not (root / name / "spec.json").is_file()
+    return any(place.parent.name.startswith(f"{name}-") for place in summaries(root))
 
 
 def _same_conditions(runs: Sequence[Run]) -> None:
