@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.check import read
-from harness.check_scores import ScoreBaseline, two_sample, verdicts
+from harness.gate.runs import read
+from harness.gate.scores import ScoreBaseline, two_sample, verdicts
 from harness.report.stats import paired
 
 CHECKS = 2000

@@ -16,8 +16,8 @@ from collections import Counter
 from pathlib import Path
 from random import Random
 
-from harness.check import read
-from harness.check_scores import UNIT, ScoreBaseline, _measured, compared
+from harness.gate.runs import read
+from harness.gate.scores import UNIT, ScoreBaseline, _measured, compared
 
 BASELINE = Path(__file__).parents[1] / "results" / "baselines" / "scores.json"
 REPEATS = 20

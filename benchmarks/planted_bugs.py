@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from harness import check_exact, check_scores
-from harness.check import Row, read
 from harness.environment import quiet_libraries
+from harness.gate import exact as check_exact
+from harness.gate import scores as check_scores
+from harness.gate.runs import Row, read
 
 BASELINES = Path(__file__).parents[1] / "results" / "baselines"
 

@@ -137,7 +137,7 @@ def before_paying(run: Assembled, force: bool, tell: Callable[[str], None]) -> N
         ProbeRefused: one of them does not tell good answers from bad ones.
         ClientError: a server cannot be asked at all.
     """
-    from harness.probe_command import ensure
+    from harness.commands.probe import ensure
 
     track = run.track
     if track.judge.url != "pocket" and any(suite.needs_judge for suite in run.suites.values()):

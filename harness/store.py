@@ -65,16 +65,13 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 OUTSIDE = (
-    "agreement.py", "check.py", "check_command.py", "check_exact.py", "check_scores.py", "check_show.py",
-    "contestants.py", "display.py", "eval_command.py", "evaluations.py", "inference.py",
-    "leakage_command.py", "listing.py", "preflight.py", "probe.py", "probe_command.py", "publish_command.py", "runner.py",
-    "skeleton.py",
-    "sweep_command.py", "tune.py", "tune_command.py", "data/tuning.yaml",
+    "agreement.py", "contestants.py", "display.py", "evaluations.py", "inference.py", "listing.py", "preflight.py", "probe.py",
+    "runner.py", "skeleton.py", "tune.py", "data/tuning.yaml", "data/claims.yaml",
 )
 """Files of the harness that act before or after a run, or show it, and so cannot change one."""
 
 
-APART = ("cli/", "report/", "sweep/", "data/grids/", "data/page/", "data/probe/", "data/skeleton/")
+APART = ("cli/", "commands/", "gate/", "report/", "sweep/", "data/grids/", "data/page/", "data/probe/", "data/skeleton/")
 """Folders of the harness with more of them."""
 
 

@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from harness import check_scores, check_show, cli
-from harness.check import Outcome, Plan, Row, as_text, conditions_of, differences, in_processes, read, same_conditions
-from harness.check_exact import PLAN, ExactBaseline, Tolerance, Trajectory, compared, trajectory
-from harness.check_scores import (
+from harness import cli
+from harness.errors import SpecError
+from harness.gate import scores as check_scores
+from harness.gate import show as check_show
+from harness.gate.exact import PLAN, ExactBaseline, Tolerance, Trajectory, compared, trajectory
+from harness.gate.runs import Outcome, Plan, Row, as_text, conditions_of, differences, in_processes, read, same_conditions
+from harness.gate.scores import (
     Grader,
     Run,
     ScoreBaseline,
@@ -25,7 +28,6 @@ from harness.check_scores import (
     two_sample,
     verdicts,
 )
-from harness.errors import SpecError
 from harness.report.runs import Incomparable
 from harness.report.stats import Interval, paired
 

@@ -187,7 +187,7 @@ def test_every_fault_of_a_judge_is_typed_and_none_is_a_zero(harness_eval: Any, j
 
 
 def test_a_judge_that_stalls_is_missing(harness_eval: Any, judge: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness import eval_command
+    from harness.commands import eval as eval_command
 
     def slow(body: dict[str, Any]) -> Reply:
         reply = by_length(body)

@@ -15,9 +15,9 @@ import yaml
 
 from harness import cli, inference
 from harness.assemble import assemble
+from harness.commands.eval import best_of_run as finished
 from harness.environment import runs_dir
 from harness.errors import SpecError
-from harness.eval_command import best_of_run as finished
 from harness.inference import longest, self_judged, shortest, tournament
 from harness.loop import score_marks, train
 from harness.prompts import SHARED, load

@@ -28,11 +28,11 @@ from starlette.routing import Route
 
 from harness import cli, probe
 from harness.clients.metered import Client, Tariff
+from harness.commands.probe import show
 from harness.connect import served_at
 from harness.errors import ProbeRefused, SpecError
 from harness.ledger import Budget, Ledger
 from harness.probe import FLOOR, INJECTION, KindReport, ProbeReport
-from harness.probe_command import show
 from harness.report.stats import wilson
 from harness.types import Failure
 

@@ -19,7 +19,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from harness import sweep_command
+from harness.commands import sweep as sweep_command
 from harness.errors import Interrupted, RunFault, SpecError
 from harness.evaluate import due, scores_path
 from harness.runner import complete
@@ -336,7 +336,7 @@ def test_a_sweep_that_is_stopped_goes_on_to_the_same_files(tmp_path: Path) -> No
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "broken.py").write_text(BROKEN)
     (tmp_path / "outside" / "__init__.py").write_text("")
-    path = os.pathsep.join([str(tmp_path), str(Path(sweep_command.__file__).parents[1])])
+    path = os.pathsep.join([str(tmp_path), str(Path(sweep_command.__file__).parents[2])])
     words = ["-t", str(tmp_path / "tiny.yaml"), "--suite-at-ends", "alpaca"]
 
     def command(root: str, *arguments: str) -> tuple[list[str], dict[str, str]]:
@@ -369,5 +369,5 @@ def test_a_sweep_that_is_stopped_goes_on_to_the_same_files(tmp_path: Path) -> No
 
 
 def test_a_grid_has_its_fields_in_the_documents() -> None:
-    text = (Path(sweep_command.__file__).parents[1] / "docs" / "sweep.md").read_text(encoding="utf-8")
+    text = (Path(sweep_command.__file__).parents[2] / "docs" / "sweep.md").read_text(encoding="utf-8")
     assert set(Grid.model_fields) == set(re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE))

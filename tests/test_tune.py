@@ -14,8 +14,9 @@ import yaml
 from pydantic import ValidationError
 
 import suites
-from harness import registry, spec, tracks, tune, tune_command
+from harness import registry, spec, tracks, tune
 from harness.assemble import assemble
+from harness.commands import tune as tune_command
 from harness.display import headline
 from harness.errors import RunFault, SpecError
 from harness.evaluate import scores_path

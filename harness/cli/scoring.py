@@ -40,7 +40,7 @@ def eval_(
     debug: DebugOption = False,
 ) -> None:
     """Score a checkpoint, a run, a served model or a file of outputs on a suite; nothing that was paid for is paid again."""
-    from harness import eval_command
+    from harness.commands import eval as eval_command
 
     if best_of is not None:
         run = eval_command.best_of_run(model or "", suite, mark, best_of, 1.0 if temperature is None else temperature)
@@ -82,7 +82,7 @@ def probe_(
     debug: DebugOption = False,
 ) -> None:
     """Measure whether a served critic or judge tells good answers from bad ones, and refuse one that does not."""
-    from harness.probe_command import probe_command
+    from harness.commands.probe import probe_command
 
     probe_command(model, key, role, force, as_json)
 
@@ -102,7 +102,7 @@ def leakage(
     debug: DebugOption = False,
 ) -> None:
     """Compare training prompts and teacher texts with what suites ask; exit code 1 where too much is shared."""
-    from harness import leakage_command as command
+    from harness.commands import leakage as command
 
     command.leakage_command(run, prompts, suite or [], track, limit, as_json)
 
@@ -117,7 +117,7 @@ def claims(
     debug: DebugOption = False,
 ) -> None:
     """Say what finished runs show about the papers' claims, and what they cannot show."""
-    from harness.claims_command import claims_command
+    from harness.commands.claims import claims_command
 
     claims_command(names or [], runs or [], listing, grid, as_json)
 
@@ -129,7 +129,7 @@ def summarize(
     debug: DebugOption = False,
 ) -> None:
     """Write a small file of each finished run with all that reports read, to keep in a repository."""
-    from harness import publish_command
+    from harness.commands import publish as publish_command
 
     publish_command.summarize(runs or [], out)
 
@@ -140,6 +140,6 @@ def publish(
     debug: DebugOption = False,
 ) -> None:
     """Make a repository's results anew from its summaries: tables, figures, the page, and blocks in documents."""
-    from harness import publish_command
+    from harness.commands import publish as publish_command
 
     publish_command.publish(check)

@@ -90,7 +90,7 @@ def sweep(
     debug: DebugOption = False,
 ) -> None:
     """Carry out the runs of a grid; finished ones are skipped, and one that fails does not stop the others."""
-    from harness import sweep_command as command
+    from harness.commands import sweep as command
     from harness.spec import budget_of
 
     wanted = command.jobs_of(grid, {
@@ -118,8 +118,8 @@ def tune(
 ) -> None:
     """Choose settings: equal trials over one search space for every method, on items that no report shows."""
     from harness import registry
+    from harness.commands.tune import Wanted, tune_command
     from harness.spec import budget_of
-    from harness.tune_command import Wanted, tune_command
 
     chosen = sorted(registry.modules("methods")) if everything else list(dict.fromkeys(methods or []))
     tune_command(Wanted(
@@ -145,7 +145,7 @@ def check(
     debug: DebugOption = False,
 ) -> None:
     """Run the methods on a tiny track and compare them with a baseline: round by round exactly, or by their scores."""
-    from harness import check_command as command
+    from harness.commands import check as command
 
     command.check_command(
         command.Wanted(

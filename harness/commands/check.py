@@ -9,9 +9,10 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from harness import check_exact, check_scores, check_show, environment
-from harness.check import Head, Outcome, Tell, as_text
+from harness import environment
 from harness.errors import SpecError
+from harness.gate import exact, scores, show
+from harness.gate.runs import Head, Outcome, Tell, as_text
 from harness.store import write_atomically
 
 FOLDER = Path("results/baselines")
@@ -51,18 +52,18 @@ def check_command(wanted: Wanted) -> None:
         _update(path, wanted, said, tell)
         return
     if wanted.scores:
-        outcome = check_scores.check(path, wanted.methods, wanted.first_seed, wanted.jobs, tell)
+        outcome = scores.check(path, wanted.methods, wanted.first_seed, wanted.jobs, tell)
     else:
-        outcome = check_exact.check(path, wanted.methods, wanted.jobs, tell)
+        outcome = exact.check(path, wanted.methods, wanted.jobs, tell)
     code = outcome.exit_code(wanted.strict)
     if wanted.junit:
-        write_atomically(wanted.junit, check_show.junit(outcome, wanted.strict))
+        write_atomically(wanted.junit, show.junit(outcome, wanted.strict))
     if wanted.as_json:
-        typer.echo(check_show.as_json(outcome, code))
+        typer.echo(show.as_json(outcome, code))
     else:
-        check_show.terminal(outcome, Console(highlight=False))
+        show.terminal(outcome, Console(highlight=False))
         if environment.in_actions():
-            check_show.in_actions(outcome, environment.step_summary())
+            show.in_actions(outcome, environment.step_summary())
     if code:
         raise typer.Exit(code)
 
@@ -87,9 +88,9 @@ def _refuse(wanted: Wanted) -> None:
 
 
 def _update(path: Path, wanted: Wanted, said: Console, tell: Tell) -> None:
-    update = check_scores.update if wanted.scores else check_exact.update
+    update = scores.update if wanted.scores else exact.update
     found: tuple[Head, Outcome] = update(path, wanted.methods, wanted.reason.strip(), wanted.jobs, tell)
     baseline, outcome = found
-    check_show.terminal(outcome, Console(highlight=False))
+    show.terminal(outcome, Console(highlight=False))
     write_atomically(path, as_text(baseline))
     said.print(f"wrote {path}")

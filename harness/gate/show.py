@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness.check import Outcome, Row
+from harness.gate.runs import Outcome, Row
 
 COLUMNS = ("verdict", "method", "what", "baseline", "now", "change")
 STYLES = {"pass": "", "FAIL": "bold red", "unclear": "yellow"}

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
-from harness.check import (
+from harness.evaluate import stored
+from harness.gate.runs import (
     Frozen,
     Head,
     Outcome,
@@ -30,7 +31,6 @@ from harness.check import (
     run_apart,
     same_conditions,
 )  # fmt: skip
-from harness.evaluate import stored
 from harness.report.runs import Incomparable
 from harness.report.stats import LEVEL, Interval, holm, paired
 from harness.store import mark_stem, now

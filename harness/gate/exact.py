@@ -11,7 +11,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from harness import registry
-from harness.check import (
+from harness.errors import RunFault, SpecError
+from harness.gate.runs import (
     Frozen,
     Head,
     Outcome,
@@ -25,7 +26,6 @@ from harness.check import (
     run_apart,
     same_conditions,
 )  # fmt: skip
-from harness.errors import RunFault, SpecError
 from harness.store import now
 
 PLAN = Plan(

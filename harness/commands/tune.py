@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from harness import environment, tracks, tune
+from harness.commands.sweep import conduct, rehearse, settle
 from harness.errors import RunFault, SpecError
 from harness.ledger import COUNTED
 from harness.sweep.grid import typed as typed_value
 from harness.sweep.local import Local
-from harness.sweep_command import conduct, rehearse, settle
 
 SHARE = 0.25
 """The share of the track's budget that a trial has unless one is given."""

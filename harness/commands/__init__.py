@@ -1,0 +1,1 @@
+"""What the larger commands do, between the command line and the machinery."""
