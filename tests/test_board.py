@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lab import ITEMS, MARKS, Lab, write
 from rich.console import Console
-from test_report import ITEMS, MARKS, Lab, shown, write
+from test_report import shown
 
 from harness.errors import SpecError
 from harness.report import board, files, overview, runs, table
@@ -21,11 +22,6 @@ from harness.report.labels import labelled
 from harness.report.notes import Basis
 from harness.report.stats import detectable, holm, paired, rank_intervals
 from harness.spec import canonical
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Lab:
-    return Lab(tmp_path)
 
 
 def twin_of(config: dict[str, Any]) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from xml.etree import ElementTree
 import matplotlib
 import numpy as np
 import pytest
+from lab import Lab, write
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
-from test_report import Lab, write
 
 from harness.errors import SpecError
 from harness.report import canvas, curves, looks, panels, pareto, proxy, runs
@@ -25,21 +25,6 @@ from harness.report.stats import Interval
 from harness.spec import canonical
 
 SVG = "{http://www.w3.org/2000/svg}"
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Lab:
-    return Lab(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def three(tmp_path_factory: pytest.TempPathFactory) -> list[runs.Run]:
-    """Three methods with three seeds each."""
-    lab = Lab(tmp_path_factory.mktemp("runs"))
-    for method in ("ropd", "logit_opd", "sft"):
-        for seed in range(3):
-            lab.run(method, seed)
-    return runs.select([], lab.root)
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from lab import Lab, write
 from test_board import on_suite
-from test_report import Lab, write
 
 from harness.report import latex, overview, runs
 from harness.report.latex import escaped, to_latex

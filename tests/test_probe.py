@@ -7,9 +7,7 @@ import io
 import json
 import math
 import re
-import socket
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,13 +16,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-import uvicorn
+from loopback import Reply, Stub
 from rich.console import Console
 from scipy.stats import binom
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from harness import cli, probe
 from harness.clients.metered import Client, Tariff
@@ -323,34 +317,24 @@ def test_the_table_is_plain_and_narrow() -> None:
 # ------------------------------------------------------------------------------------------------------------- the command
 
 
+@pytest.fixture(scope="module")
+def running() -> Iterator[Stub]:
+    stub = Stub()
+    yield stub
+    stub.stop()
+
+
 class Server:
     """A scripted judge behind HTTP."""
 
-    def __init__(self) -> None:
-        self.scripted = Scripted(right)
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        listener.bind(("127.0.0.1", 0))
-        self.model = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/org/some-model"
-        app = Starlette(routes=[Route("/v1/chat/completions", self._serve, methods=["POST"])])
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=1))
-        self._thread = threading.Thread(target=self._server.run, args=([listener],), daemon=True)
-        self._thread.start()
-        while not self._server.started:
-            time.sleep(0.005)
-
-    async def _serve(self, request: Request) -> Response:
-        return JSONResponse(self.scripted.post("", await request.json()))
-
-    def stop(self) -> None:
-        self._server.should_exit = True
-        self._thread.join(5)
+    def __init__(self, stub: Stub) -> None:
+        self.scripted, self.model = Scripted(right), f"{stub.url}/org/some-model"
+        stub.answer = lambda body: Reply(self.scripted.post("", body))
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    running = Server()
-    yield running
-    running.stop()
+@pytest.fixture
+def server(running: Stub) -> Server:
+    return Server(running)
 
 
 def harness(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str, str]:

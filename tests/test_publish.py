@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from lab import Lab
 from test_cli import harness
-from test_report import Lab
 from test_summary import complete
 
 from harness.errors import SpecError, StoreError

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_report import ITEMS, MARKS, Lab, write
+from lab import ITEMS, MARKS, Lab, write
 
 from harness.errors import SpecError, StoreError
 from harness.report import curves, files, overview, proxy, runs, summary
