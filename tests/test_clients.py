@@ -490,3 +490,24 @@ def test_a_judge_tells_the_alternatives_of_each_token(stub: Stub, client_of: Mak
     stub.script(fault(400, "no"))
     (missing,) = judge.chat([ChatRequest(asked)])
     assert isinstance(missing, Failure)
+
+
+def test_processes_that_make_the_cache_at_once_all_get_it(tmp_path: Path) -> None:
+    """Changing the journal of a new file fails at once while another process does the same; the cache waits."""
+    code = """
+import sys, time
+from pathlib import Path
+from harness.clients.cache import ReplyCache
+while time.time() < float(sys.argv[1]):
+    pass
+for number in range(8):
+    cache = ReplyCache(Path(sys.argv[2]) / str(number))
+    cache.put("key", {"from": 1})
+    assert cache.get("key")
+    cache.close()
+"""
+    start = str(time.time() + 1.0)
+    racing = [
+        subprocess.Popen([sys.executable, "-c", code, start, str(tmp_path)], stderr=subprocess.PIPE, text=True) for _ in range(4)
+    ]
+    assert [process.communicate()[1] for process in racing] == [""] * 4

@@ -6,10 +6,15 @@ import hashlib
 import json
 import sqlite3
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 from harness.errors import EnvironmentFault
+
+
+PATIENCE_S = 60
+"""Seconds to wait for other processes."""
 
 
 def key_of(model: str, path: str, body: dict[str, Any], attempt: int) -> str:
@@ -29,8 +34,8 @@ class ReplyCache:
         self._lock = threading.Lock()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(folder / "replies.sqlite", timeout=60, check_same_thread=False, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db = sqlite3.connect(folder / "replies.sqlite", timeout=PATIENCE_S, check_same_thread=False, isolation_level=None)
+            self._patiently("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.execute("CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT NOT NULL) WITHOUT ROWID")
         except (OSError, sqlite3.Error) as error:
@@ -38,6 +43,18 @@ class ReplyCache:
                 f"cannot write the reply cache in {folder}: {error}", where=str(folder),
                 fix="set HARNESS_CACHE_DIR to a folder that can be written",
             ) from error  # fmt: skip
+
+    def _patiently(self, statement: str) -> None:
+        """For the change of journal SQLite does not wait by itself while another process makes the same file."""
+        until = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                self._db.execute(statement)
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > until:
+                    raise
+                time.sleep(0.02)
 
     def get(self, key: str) -> dict[str, Any] | None:
         with self._lock:
