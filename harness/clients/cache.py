@@ -12,7 +12,6 @@ from typing import Any
 
 from harness.errors import EnvironmentFault
 
-
 PATIENCE_S = 60
 """Seconds to wait for other processes."""
 
@@ -34,7 +33,8 @@ class ReplyCache:
         self._lock = threading.Lock()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(folder / "replies.sqlite", timeout=PATIENCE_S, check_same_thread=False, isolation_level=None)
+            path = folder / "replies.sqlite"
+            self._db = sqlite3.connect(path, timeout=PATIENCE_S, check_same_thread=False, isolation_level=None)
             self._patiently("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.execute("CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT NOT NULL) WITHOUT ROWID")
