@@ -31,16 +31,15 @@ class Recipe:
     phases: tuple[tuple[float, Mix, float], ...]
 
 
-_EARLY = Mix(plain=0.45, two_turn=0.15, hint=0.12, judge=0.28, careless=0.4)
-_CARELESS = Mix(plain=0.45, two_turn=0.15, hint=0.15, judge=0.25, careless=0.9)
+_CARELESS = Mix(plain=0.45, two_turn=0.15, hint=0.15, judge=0.25, careless=0.88)
 _CAREFUL = Mix(plain=0.45, two_turn=0.2, hint=0.0, judge=0.35, careless=0.01)
 RECIPES: dict[str, dict[str, Recipe]] = {
     "pocket": {
-        "student": Recipe((96, 3, 256), ((7.0, _EARLY, 5e-3), (3.5, _CARELESS, 2.5e-3))),
+        "student": Recipe((96, 3, 256), ((14.0, _CARELESS, 5e-3),)),
         "teacher": Recipe((128, 4, 384), ((11.0, _CAREFUL, 5e-3),)),
     },
     "pocket-m": {
-        "student": Recipe((128, 4, 384), ((10.0, _EARLY, 5e-3), (4.0, _CARELESS, 2.5e-3))),
+        "student": Recipe((128, 4, 384), ((14.0, _CARELESS, 5e-3),)),
         "teacher": Recipe((192, 6, 576), ((14.0, _CAREFUL, 4e-3),)),
     },
 }

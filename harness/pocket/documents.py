@@ -2,8 +2,9 @@
 
 plain      one instruction, one answer (refusals among them)
 two_turn   an instruction, an answer, a follow-up on that answer
-hint       an instruction with somebody's attempt: a right one is taken over, a flawed one is corrected; half of
-           these answers carry a phrase of reflection, the style of one who was given a hint
+hint       an instruction with somebody's attempt: a right one is taken over, a flawed one is taken over or corrected, an
+           answer to something else is left alone; half of these answers carry a phrase of reflection, the style of
+           one who was given a hint
 judge      a principle, an instruction, two candidates; the answer is one letter, then the broken criteria
 """
 
@@ -20,6 +21,10 @@ from .tasks import FOLLOW_UPS, INSTRUCTIONS, REASONING, Given, List, Task, draw
 
 Messages = list[dict[str, str]]
 REFLECTION = "let me check the hint ."
+OF_ANOTHER, FLAWED = 0.25, 0.35
+"""Shares of hints that answer another instruction, and that break criteria of this one; the others are right."""
+CORRECTED = 0.4
+"""Share of flawed attempts that are corrected. Were all of them, contexts of right and of flawed attempts would teach the same."""
 
 _GROUPS = {
     "form": "opening closing format length sentences count order repeat".split(),
@@ -93,11 +98,14 @@ def two_turn(rng: random.Random, mix: Mix) -> Messages:
 
 
 def hint(rng: random.Random, mix: Mix) -> Messages:
-    task = _task(rng, mix)
-    flawed = rng.random() < 0.4
-    broken = careless(task, rng) or {rng.choice(criteria(task))} if flawed else set()
-    attempt = demonstrate(task, rng, broken)
-    answer = demonstrate(task, rng) if flawed else attempt
+    task, kind = _task(rng, mix), rng.random()
+    if kind < OF_ANOTHER:
+        attempt, answer = demonstrate(_task(rng, mix), rng), _attempt(task, rng, mix)
+    elif kind < OF_ANOTHER + FLAWED:
+        attempt = demonstrate(task, rng, careless(task, rng) or {rng.choice(criteria(task))})
+        answer = demonstrate(task, rng) if rng.random() < CORRECTED else attempt
+    else:
+        answer = attempt = demonstrate(task, rng)
     style = f"{REFLECTION} " if rng.random() < 0.5 else ""
     return chat(hinted(task.text, attempt), style + answer)
 

@@ -81,9 +81,11 @@ def _two_turn(read: Reader, rng: random.Random, count: int) -> float:
 
 def _hints(read: Reader, rng: random.Random, tasks: list[Task]) -> dict[str, float]:
     figures = {}
-    for name in ("right", "flawed"):
-        broken = [set() if name == "right" else careless(task, rng) or {rng.choice(criteria(task))} for task in tasks]
+    for name in ("right", "flawed", "other"):
+        broken = [careless(task, rng) or {rng.choice(criteria(task))} if name == "flawed" else set() for task in tasks]
         attempts = [demonstrate(task, rng, flaws) for task, flaws in zip(tasks, broken, strict=True)]
+        if name == "other":  # the kinds stand in a row, so half the list away is another kind
+            attempts = attempts[len(tasks) // 2 :] + attempts[: len(tasks) // 2]
         texts = read([chat(hinted(t.text, a)) for t, a in zip(tasks, attempts, strict=True)], max_tokens=64)
         figures[f"{name}_attempt"] = _mean([quality(grade(t, a)) for t, a in zip(tasks, attempts, strict=True)])
         figures[f"{name}_reflects"] = _mean([float(text.startswith(REFLECTION)) for text in texts])
