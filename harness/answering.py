@@ -13,7 +13,7 @@ from harness.seeds import Key, digest
 from harness.types import Answer, Failure, Finish, Item, Message, Sampling
 
 if TYPE_CHECKING:
-    from harness.generate.hf import HFGenerator
+    from harness.generate.base import Generator
     from harness.generate.student import ChatCodec
 
 
@@ -128,7 +128,7 @@ def _likelihoods(items: Sequence[Item], writer: Writer, samples: int) -> list[An
 class LocalWriter:
     """Weights in this process. A prompt that leaves no room in the model's context gets an empty, cut-off reply."""
 
-    def __init__(self, generator: HFGenerator, codec: ChatCodec) -> None:
+    def __init__(self, generator: Generator, codec: ChatCodec) -> None:
         self.generator, self.codec = generator, codec
 
     def encode(self, ask: Ask) -> list[int]:
@@ -170,8 +170,7 @@ class LocalWriter:
         """
         prompt = ask.messages[0]["content"]
         if not ask.plain:
-            turns = [dict(message) for message in ask.messages]
-            prompt = self.codec.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+            prompt = self.codec.rendered(ask.messages)
 
         def encode(what: str) -> list[int]:
             return list(self.codec.tokenizer(what, add_special_tokens=ask.plain)["input_ids"])

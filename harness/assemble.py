@@ -9,18 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import environment, registry
-from harness.answering import LocalWriter
+from harness import drift, environment, held, registry
+from harness.answering import LocalWriter, ServedWriter
 from harness.clients.cache import ReplyCache
-from harness.clients.metered import Client
+from harness.clients.metered import Client, Tariff
 from harness.clients.roles import ServedCritic, ServedJudge, ServedTeacher
-from harness.connect import client, connections
-from harness.errors import CapabilityError, SpecError
-from harness.generate.hf import HFGenerator
+from harness.connect import client, connections, noted
+from harness.generate.base import Generator
+from harness.generate.local import LocalClient, LocalEndpoint, weights_revision
 from harness.generate.student import ChatCodec, MeteredStudent
+from harness.learner import codec_of, folder_of, learner, led, load_model
 from harness.ledger import Ledger
-from harness.materials import check_leakage, the_suites, training_prompts
+from harness.materials import check_leakage, the_suites, training_prompts, unwritten
 from harness.method import Method, Tools, needs_of
+from harness.needs import check
 from harness.prompts import load
 from harness.seeds import python_random
 from harness.spans import Spans
@@ -28,9 +30,11 @@ from harness.spec import RunSpec
 from harness.stream import Stream
 from harness.suite import Judge, Suite
 from harness.supply import FrozenChooser, Outcomes, Preferences, solutions
-from harness.tracks import LocalModel, Track
-from harness.train.models import load_causal_lm
-from harness.train.trainer import Optimization, Trainer
+from harness.tracks import TeacherModel, Track
+from harness.train.distributed import ALONE, World
+from harness.train.load import load_causal_lm
+from harness.train.orders import Leader
+from harness.train.trainer import Trainer
 from harness.types import Message, Need
 
 
@@ -45,11 +49,11 @@ class Assembled:
     stream: Stream
     tools: Tools
     trainer: Trainer
-    generator: HFGenerator
+    generator: Generator
     codec: ChatCodec
     suites: dict[str, Suite]
-    teacher: ServedTeacher
-    judge: Judge
+    teacher: ServedTeacher | None
+    judge: Judge | None
     gold: Callable[[Sequence[Message], str], float | None] | None
     clients: dict[str, Client]
     """By role."""
@@ -76,65 +80,40 @@ class Assembled:
 
     def load_weights(self, folder: Path) -> None:
         """Puts a checkpoint's weights in the student's place, for scoring it."""
-        self.trainer.policy.load_state_dict(load_causal_lm(folder).state_dict())
-        self.generator.sync()
+        remote_code = self.track.student.remote_code
+        self.trainer.load_policy(load_causal_lm(folder, remote_code=remote_code).state_dict())
+        self.generator.sync(whole=True)
+        drift.probe(self)
 
     def save_model(self, folder: Path) -> None:
         """Writes the student as it is now, a Hugging Face folder."""
         self.trainer.save(folder, self.tokenizer)
 
     def charge_training(self, metrics: dict[str, float]) -> None:
-        """Charges what a training step used: three passes' worth of FLOPs for forward and backward."""
+        """Charges what a training step used: forward, gradient of the activations and, of what is trained, of the weights."""
         tokens = metrics["train_tokens"]
         self.ledger.charge("train_tokens", tokens)
         self.ledger.charge("optimizer_steps", metrics["updates"])
-        self.ledger.charge("flops", 6.0 * self.parameters * tokens)
+        trained = sum(parameter.numel() for parameter in self.trainer.parameters)
+        self.ledger.charge("flops", (4.0 * self.parameters + 2.0 * trained) * tokens)
 
     def clock(self) -> dict[str, Any]:
         """Readings that may differ between equal runs: seconds, where those of a round went, and who was asked."""
         calls = {client.role: {"sent": client.sent, "cached": client.hits} for client in self.clients.values()}
-        return {"seconds": round(time.monotonic() - self.began, 3), "spans": self.spans.take(), "calls": calls}
-
-
-def _check_needs(needs: frozenset[Need], method: Method, track: Track) -> None:
-    lacking = {
-        Need.TEACHER_LOGITS: track.teacher.weights is None,
-        Need.SOLUTION: track.solutions == "data" and any(prompt.solution is None for prompt in training_prompts(track)),
-    }  # fmt: skip
-    for need in sorted(needs, key=lambda n: n.name):
-        if lacking.get(need):
-            raise CapabilityError(
-                f"{type(method).__name__} needs {need.value}, which track {track.name} does not give",
-                where=f"--track {track.name}",
-                fix="choose a track that has it (harness list tracks), or another method (harness list methods)",
-            )  # fmt: skip
-
-
-def _check_same_tokenizer(ours: Any, theirs: Any, need: Need) -> None:
-    """Token probabilities of another tokenizer mean nothing: ids, end token and template must agree."""
-    probe = [{"role": "user", "content": "0 1 2 the is a of : ."}]
-    views = [
-        (t.get_vocab(), t.eos_token_id, t.apply_chat_template(probe, add_generation_prompt=True, return_dict=False))
-        for t in (ours, theirs)
-    ]  # fmt: skip
-    names = ("vocabulary", "end token", "chat template")
-    for name, mine, other in zip(names, *views, strict=True):
-        if mine != other:
-            shown = f": {mine} and {other}" if name != "vocabulary" else f" ({len(mine)} and {len(other)} entries)"
-            raise CapabilityError(
-                f"not applicable: {need.value} of a teacher with another {name}{shown}",
-                fix="a text method such as ropd or seqkd works across tokenizers",
-            )
+        seconds = round(time.monotonic() - self.began, 3)
+        return {"seconds": seconds, "spans": self.spans.take(), "calls": calls,
+                "engine": self.generator.engine, "processes": self.trainer.world.size}  # fmt: skip
 
 
 @contextlib.contextmanager
 def assemble(
-    spec: RunSpec, suites: Sequence[str], tell: Callable[[str], None], at_ends: Collection[str] = ()
+    spec: RunSpec, suites: Sequence[str], tell: Callable[[str], None], at_ends: Collection[str] = (), world: World = ALONE
 ) -> Iterator[Assembled]:
     """Everything a run needs, alive until the context ends; servers of ours are started and stopped here.
 
     Args:
         at_ends: those of the suites that are scored at the first and the last mark alone.
+        world: the processes of the run, this one the first of them; the others do `enlist`.
 
     Raises:
         HarnessError: something is missing or does not fit; nothing was spent.
@@ -143,54 +122,41 @@ def assemble(
     cls = registry.method(spec.method)
     method = cls(cls.Config.model_validate(spec.config))
     needs = needs_of(method)
-    _check_needs(needs, method, track)
-    if track.judge.model == track.critic.model and track.judge.url == track.critic.url and not track.judge_is_critic:
-        raise SpecError("evaluation judge and training critic are the same model", where=f"track {track.name}",
-                        fix="name another judge, or set judge_is_critic: true (reports will say so)")  # fmt: skip
+    check(spec, suites)
     with contextlib.ExitStack() as stack:
         cache = ReplyCache(environment.cache_dir())
         stack.callback(cache.close)
-        served = [(role, getattr(track, role)) for role in ("teacher", "critic", "judge")]
+        served = track.served
         connect = connections(track, spec.seed, served, stack)  # a server of ours comes up while the rest is loaded
         tell("loading suites and prompts")
-        the_suites_by_name = the_suites(track, suites)
+        later = unwritten(track, suites, spec.seed)
+        the_suites_by_name = the_suites(track, [name for name in suites if name not in later], spec.seed)
         prompts = training_prompts(track)
-        check_leakage(prompts, the_suites_by_name, track.leakage_limit)
+        check_leakage(prompts, {**the_suites_by_name, **later}, track.leakage_limit)
         tell("loading models")
-        _set_threads(track.training.threads)
-        student = _load(track.student, spec)
-        codec = ChatCodec(_tokenizer(track.student, spec))
-        frozen = {}
-        for need in needs & {Need.TEACHER_LOGITS, Need.TEACHER_SCORES}:
-            if track.teacher.weights is not None:
-                _check_same_tokenizer(codec.tokenizer, _tokenizer(track.teacher.weights, spec), need)
-                if need is Need.TEACHER_LOGITS:
-                    frozen["teacher"] = _load(track.teacher.weights, spec)
-        if Need.REFERENCE in needs:
-            frozen["reference"] = _load(track.student, spec)
         ledger = Ledger(track.budget_value)
         ledger.charge("tuning_trials", track.tuned.get(spec.method, 0))
-        tell("connecting")
-        clients = {role: client(role, model, ledger, cache, connect, stack) for role, model in served}
-        parameters = sum(p.numel() for p in student.parameters())
-        sizes = {name: sum(p.numel() for p in model.parameters()) for name, model in frozen.items()}
 
         def charge_frozen(name: str, read: int, scored: int) -> None:
             ledger.charge(f"{name}_scored_tokens", scored)
-            ledger.charge("flops", 2.0 * sizes[name] * read)
+            ledger.charge("flops", 2.0 * trainer.models.frozen[name].parameter_count * read)
 
-        trainer = Trainer(
-            student, frozen, method, _optimization(track, method), vocabulary=len(codec.tokenizer),
-            temperature=method.config.temperature, charge=charge_frozen,
-            micro_batch_tokens=track.training.micro_batch_tokens, chunk=track.training.chunk,
-        )  # fmt: skip
-        end, pad = codec.tokenizer.eos_token_id, _pad_id(codec.tokenizer)
-        generator = HFGenerator(student, [end], pad, vocabulary=len(codec.tokenizer))
-        teacher = ServedTeacher(clients["teacher"], track.training.max_tokens, spec.seed)
-        critic = ServedCritic(clients["critic"], track.critic.parse_retries)
-        folder = registry.prompts_folder(cls)
-        dialects = {"critic": track.critic.dialect, "student": track.student.dialect, "teacher": track.teacher.dialect}
+        codec, trainer, generator = learner(spec, method, needs, world, charge_frozen)
         reference = trainer.models.frozen.get("reference")
+        parameters = sum(p.numel() for p in trainer.policy.parameters())
+        if world.size > 1:
+            leader = Leader(world, led(trainer, generator))
+            stack.callback(leader.dismiss)
+        tell("connecting")
+        clients = {role: client(role, model, ledger, cache, connect, stack) for role, model in served if model.url != "local"}
+        if track.teacher is not None and track.teacher.url == "local":
+            whole = None if trainer.sharded else trainer.models.frozen.get("teacher")
+            clients["teacher"] = _local(track.teacher, spec, whole and whole.model, ledger, cache)
+        teacher = ServedTeacher(clients["teacher"], track.training.max_tokens, spec.seed) if track.teacher else None
+        critic = ServedCritic(clients["critic"], track.critic.parse_retries) if track.critic else None
+        judge = ServedJudge(clients["judge"], track.judge.parse_retries) if track.judge else None
+        folder = registry.prompts_folder(cls)
+        dialects = {"student": track.student.dialect, **{role: model.dialect for role, model in served}}
         tools = Tools(
             student=MeteredStudent(generator, codec, ledger, spec.seed, track.training.max_tokens, parameters),
             teacher=teacher if needs & {Need.TEACHER_TEXT, Need.TEACHER_SCORES, Need.TEACHER_CHOICE} else None,
@@ -198,10 +164,16 @@ def assemble(
             reference=FrozenChooser(reference, codec, ledger) if reference else None,
             solutions=solutions(track, teacher, codec, ledger) if Need.SOLUTION in needs else None,
             outcomes=Outcomes(critic, track, ledger) if Need.OUTCOME in needs else None,
-            preferences=Preferences(critic, track) if Need.PREFERENCES in needs else None,
+            preferences=Preferences(critic, track) if critic and Need.PREFERENCES in needs else None,
             template=lambda name, reader="critic": load(folder, dialects[reader], name),
             seed=spec.seed,
         )  # fmt: skip
+        if later:
+            with ledger.off_the_clock():
+                _write_references(track, spec.seed, clients.get("teacher"), LocalWriter(generator, codec), tell)
+            written = the_suites(track, list(later), spec.seed)
+            check_leakage(prompts, written, track.leakage_limit)
+            the_suites_by_name = {name: written.get(name) or the_suites_by_name[name] for name in suites}
         spans = Spans()
         for thing, verb, name in (
             (generator, "generate", "sampling"), (trainer, "step", "training"), (trainer.models, "_hidden", "frozen"),
@@ -213,9 +185,26 @@ def assemble(
         python_random("stream", spec.seed).shuffle(order)
         yield Assembled(
             spec, track, method, ledger, Stream(prompts, order), tools, trainer, generator, codec, the_suites_by_name,
-            teacher, ServedJudge(clients["judge"], track.judge.parse_retries), _gold(track), clients, parameters, spans, began,
-            frozenset(at_ends),
+            teacher, judge, _gold(track), clients, parameters, spans, began, frozenset(at_ends),
         )  # fmt: skip
+
+
+def _local(model: TeacherModel, spec: RunSpec, loaded: Any, ledger: Ledger, cache: ReplyCache) -> LocalClient:
+    """The teacher's own weights in the place of a server; those that losses read serve for both."""
+    assert model.weights is not None
+    weights = loaded if loaded is not None else load_model(model.weights, spec)
+    endpoint = LocalEndpoint(weights, codec_of(model.weights, spec), spec.track.training.chunk)
+    content = model.revision or weights_revision(weights, Path(folder_of(model.weights, spec)))
+    tariff = Tariff(model.parameters, model.usd_in, model.usd_out)
+    return LocalClient(endpoint, noted(cache), ledger, "teacher", model.model, content, tariff)
+
+
+def _write_references(
+    track: Track, seed: int, teacher: Client | None, student: LocalWriter, tell: Callable[[str], None]
+) -> None:
+    """Reference answers of the track's own items: the teacher's, or without one those of the untouched student."""
+    who = "the untouched student" if teacher is None else teacher.id
+    held.write(track, seed, who, lambda: student if teacher is None else ServedWriter(teacher), tell)
 
 
 def _gold(track: Track) -> Callable[[Sequence[Message], str], float | None] | None:
@@ -224,50 +213,3 @@ def _gold(track: Track) -> Callable[[Sequence[Message], str], float | None] | No
     from harness.pocket import world
 
     return world.gold
-
-
-def _folder(model: LocalModel, spec: RunSpec) -> str:
-    if model.path.startswith("pocket:"):
-        from harness.pocket import world
-
-        return str(world.model_folder(model.path, spec.track, spec.seed))
-    return model.path
-
-
-def _load(model: LocalModel, spec: RunSpec) -> Any:
-    import torch
-
-    return load_causal_lm(_folder(model, spec), getattr(torch, model.dtype))
-
-
-def _tokenizer(model: LocalModel, spec: RunSpec) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(_folder(model, spec))
-
-
-def _set_threads(count: int) -> None:
-    import torch
-
-    torch.set_num_threads(count)
-
-
-def _pad_id(tokenizer: Any) -> int:
-    return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
-
-
-def _optimization(track: Track, method: Method) -> Optimization:
-    settings = track.optimizer
-    steps = None
-    if settings.schedule == "cosine":
-        if track.budget_value.axis != "prompts":
-            raise SpecError(
-                "a cosine schedule needs a budget in prompts, from which the number of steps follows", where="optimizer"
-            )
-        rounds = -(-int(track.budget["prompts"]) // method.config.prompts_per_round)
-        steps = rounds * method.config.updates_per_batch * method.config.passes
-    return Optimization(
-        lr=method.config.learning_rate or settings.learning_rate, warmup_steps=settings.warmup_steps,
-        betas=(settings.beta1, settings.beta2), weight_decay=settings.weight_decay, max_grad_norm=settings.max_grad_norm,
-        schedule=settings.schedule, total_steps=steps,
-    )  # fmt: skip

@@ -3,16 +3,68 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from harness import environment
 from harness.clients.cache import ReplyCache
-from harness.clients.metered import Client, Tariff
+from harness.clients.metered import Client, Posts, Tariff
 from harness.clients.openai import Endpoint
-from harness.errors import EnvironmentFault, SpecError
+from harness.clients.pace import shared
+from harness.errors import ClientError, EnvironmentFault, SpecError
 from harness.ledger import Ledger
+from harness.money import Paid, Purse
+from harness.replay import Noted
 from harness.tracks import Served, Track
+
+UNSERVED = ("pocket", "local")
+"""Urls that stand for no server of the user's: the embedded one, and weights in this process."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On what terms servers are asked."""
+
+    offline: bool = False
+    """Every reply comes from the cache; one that is not there is an error."""
+    purse: Purse | None = None
+    """Where requests that go out are paid from."""
+    notes: Path | None = None
+    """A file that notes the cache's keys of all replies that were used."""
+
+
+_TERMS: ContextVar[Terms] = ContextVar("terms")
+
+
+@contextlib.contextmanager
+def on(terms: Terms) -> Iterator[None]:
+    """Clients that are made inside ask on these terms: whoever makes them, a run or the probe of its critic."""
+    token = _TERMS.set(terms)
+    try:
+        yield
+    finally:
+        _TERMS.reset(token)
+
+
+class Absent:
+    """Stands for a server that may not be asked: every request is an error that names it."""
+
+    def __init__(self, role: str, url: str) -> None:
+        self._role, self._url = role, url
+
+    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Raises ClientError with the beginning of what would have been asked."""
+        asked = body["messages"][-1]["content"] if "messages" in body else f"{len(body['prompt'])} rows of token ids"
+        settings = ", ".join(f"{key} {body[key]}" for key in ("temperature", "max_tokens", "n", "seed") if key in body)
+        raise ClientError(
+            f"the cache has no reply of the {self._role} {body['model']} to {' '.join(str(asked).split())[:160]!r} ({settings})",
+            where=f"{self._url}{path}",
+            fix="leave --offline or --replay out to ask the server; replies are kept under its exact URL and model",
+        )  # fmt: skip
 
 
 def served_at(text: str, key: str = "OPENAI_API_KEY") -> Served:
@@ -44,8 +96,9 @@ def connections(
         EnvironmentFault: a key is missing.
     """
     server = revision = None
+    offline = _TERMS.get(Terms()).offline
     for role, model in served:
-        if model.url != "pocket" and environment.secret(model.key) is None and not _here(model.url):
+        if not (offline or model.url in UNSERVED or here(model.url)) and environment.secret(model.key) is None:
             raise EnvironmentFault(f"no API key for the {role} at {model.url}", where=model.key, fix=f"export {model.key}=...")
     if any(model.url == "pocket" for _, model in served):
         from harness.pocket import world
@@ -71,18 +124,33 @@ def _host(url: str) -> str:
     return f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
 
 
-def _here(url: str) -> bool:
+def here(url: str) -> bool:
+    """Whether a server is on this machine."""
     return urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
+
+
+def noted(cache: ReplyCache | None) -> ReplyCache | None:
+    """The cache, with a note of what is used where the context keeps one."""
+    notes = _TERMS.get(Terms()).notes
+    return cache if cache is None or notes is None else Noted(cache, notes)
 
 
 def client(
     role: str, served: Served, ledger: Ledger, cache: ReplyCache | None,
     connect: Callable[[str, Served], tuple[str, str, str]], stack: contextlib.ExitStack,
 ) -> Client:  # fmt: skip
+    """A live client of one role, until the stack ends, on the terms of the context."""
     url, key, revision = connect(role, served)
-    endpoint = Endpoint(url, key, served.timeout_s, served.retries)
-    stack.callback(endpoint.close)
-    tariff = Tariff(served.parameters, served.usd_in, served.usd_out)
-    client = Client(endpoint, cache, ledger, role, served.model, revision, tariff, served.concurrency)
+    terms, tariff = _TERMS.get(Terms()), Tariff(served.parameters, served.usd_in, served.usd_out)
+    asked: Posts
+    if terms.offline and served.url not in UNSERVED:
+        asked = Absent(role, served.url)
+    else:
+        pace = shared(url, key, served.rpm, served.tpm)
+        asked = endpoint = Endpoint(url, key, served.timeout_s, served.retries, pace, served.refuses)
+        stack.callback(endpoint.close)
+        if terms.purse is not None and served.url not in UNSERVED:
+            asked = Paid(endpoint, role, tariff, terms.purse)
+    client = Client(asked, noted(cache), ledger, role, served.model, revision, tariff, served.concurrency)
     stack.callback(client.close)
     return client

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from harness import environment
 from harness.answering import Ask, LocalWriter, ServedWriter, Writer, conversation
@@ -20,6 +20,9 @@ from harness.store import RunStore, find
 from harness.suite import Suite
 from harness.tracks import Served
 from harness.types import Answer
+
+if TYPE_CHECKING:
+    from harness.generate.student import ChatCodec
 
 SHARED_TOKENS = 32768
 """Tokens of all rows that are decoded together, unless somebody says how many rows."""
@@ -146,8 +149,6 @@ class Checkpoint:
     def check(self, suite: Suite, max_tokens: int) -> None:
         from transformers import AutoTokenizer
 
-        from harness.generate.student import ChatCodec
-
         tokenizer = AutoTokenizer.from_pretrained(self.folder)
         items = suite.items()
         if not tokenizer.chat_template and not all(item.plain for item in items):
@@ -157,7 +158,7 @@ class Checkpoint:
                 fix="score an instruction-tuned model, or plain text with lm-eval's tasks: -s lm-eval:TASK --set chat=false",
             )  # fmt: skip
         context = int(self._config().get("max_position_embeddings") or 10**9)
-        codec = ChatCodec(tokenizer)
+        codec = self._codec(tokenizer)
         asks = [Ask(conversation(item, ()), (), item.plain) for item in items]
         lengths = {
             item.id: len(_encoded(codec, ask)) + min(item.max_tokens or max_tokens, max_tokens)
@@ -176,23 +177,23 @@ class Checkpoint:
         from transformers import AutoTokenizer
 
         from harness.generate.hf import HFGenerator
-        from harness.generate.student import ChatCodec
-        from harness.train.models import load_causal_lm
+        from harness.train.load import load_causal_lm
 
         if self.threads:
             torch.set_num_threads(self.threads)
         device, dtype = _device(self.dtype)
-        model = load_causal_lm(self.folder, getattr(torch, dtype)).to(device)
-        codec = ChatCodec(AutoTokenizer.from_pretrained(self.folder))
-        tokenizer = codec.tokenizer
-        configured = model.generation_config.eos_token_id
-        ends = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])} - {None}
-        if not ends:
-            raise CapabilityError(f"{self.folder} names no token that ends an answer", where="eos_token_id",
-                                  fix="set eos_token in its tokenizer_config.json")  # fmt: skip
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends)
+        model = load_causal_lm(self.folder, getattr(torch, dtype), device=device)
+        codec = self._codec(AutoTokenizer.from_pretrained(self.folder), model.generation_config.eos_token_id)
         rows = self.batch_size or max(1, min(256, SHARED_TOKENS // max_tokens))
-        return LocalWriter(HFGenerator(model, sorted(ends), pad, rows=rows, vocabulary=len(tokenizer)), codec)
+        generator = HFGenerator(model, sorted(codec.ends), codec.pad, rows=rows, vocabulary=len(codec.tokenizer))
+        return LocalWriter(generator, codec)
+
+    def _codec(self, tokenizer: Any, ends: int | list[int] | None = None) -> ChatCodec:
+        """Conversations as the run that made it wrote them, or as the template does by itself."""
+        from harness.generate.student import ChatCodec
+
+        student = self.run.spec.track.student if self.run else None
+        return ChatCodec(tokenizer, ends, student.template if student else None, student.system if student else "")
 
 
 def _encoded(codec: Any, ask: Ask) -> list[int]:
@@ -245,7 +246,7 @@ def contestant(
     """
     folder = Path(model)
     if (folder / "config.json").is_file():
-        return Checkpoint(folder, folder.resolve().name, _weights(folder), dtype, batch_size)
+        return Checkpoint(folder, folder.resolve().name, content_of(folder), dtype, batch_size)
     if model.startswith(("http://", "https://")):
         served = served_at(model, key)
         return Endpoint(served, served.model.rpartition("/")[2], connect)
@@ -260,7 +261,7 @@ def contestant(
     return Checkpoint(store.checkpoint(mark), name, identity, dtype, batch_size, threads, run=store, mark=mark)
 
 
-def _weights(folder: Path) -> dict[str, Any]:
+def content_of(folder: Path) -> dict[str, Any]:
     """Names a folder's model by the content of what makes it answer as it does."""
     kinds = (".safetensors", ".json", ".jinja", ".model", ".txt")
     files = [path for path in sorted(folder.iterdir()) if path.suffix in kinds and path.is_file()]

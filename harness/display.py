@@ -155,9 +155,8 @@ class Progress:
                 f"run [bold]{spec.identity[:8]}[/bold] ({self.found})   [bold]{spec.method}[/bold] x {', '.join(self.suites)}   "
                 f"track {track.name}@{track.digest[:4]}   seed {spec.seed}", highlight=False,
             )  # fmt: skip
-            self.console.print(
-                f"teacher {track.teacher.model}   critic {track.critic.model}   judge {track.judge.model}", highlight=False
-            )
+            served = "   ".join(f"{role} {model.model}" for role, model in track.served)
+            self.console.print(served or "no teacher, critic or judge", highlight=False)
             self.console.print(
                 "budget " + "   ".join(f"{amount(v)} {k.replace('_', ' ')}" for k, v in track.budget.items()) + "\n",
                 highlight=False,

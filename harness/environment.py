@@ -44,6 +44,22 @@ def caching_in(folder: Path) -> Iterator[None]:
             os.environ["HARNESS_CACHE_DIR"] = before
 
 
+def go_offline() -> None:
+    """Settings that the hub's libraries read when imported: nothing is looked up over the network."""
+    os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+
+
+def place() -> tuple[int, int, int]:
+    """RANK, WORLD_SIZE and LOCAL_RANK, as torchrun sets them: which of the processes of a run this is; (0, 1, 0) alone."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
+
+
+def placed(rank: int, size: int, port: int) -> dict[str, str]:
+    """The environment of another process of a run on this machine, which meets the first at a port."""
+    own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
+    return {**os.environ, "MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in own.items()}}
+
+
 def in_actions() -> bool:
     """GITHUB_ACTIONS: whether this is a job of GitHub Actions."""
     return os.environ.get("GITHUB_ACTIONS") == "true"
@@ -78,6 +94,14 @@ def quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+def vllm_in_this_process() -> None:
+    """Settings that vLLM reads: its engine runs in our process, where it can take weights over, and says and tells little."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 
 def _git(*arguments: str) -> str | None:

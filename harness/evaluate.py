@@ -57,8 +57,8 @@ def evaluate_teacher(run: Assembled, store: RunStore, name: str) -> dict[str, An
     items = suite.items()
     result = {**head(run, name, "teacher"), "headline": "greedy"}
     with run.ledger.off_the_clock():
-        answers: Sequence[Answer | Failure] = [Failure("refused", "a server tells no likelihoods")]
-        if not any(item.continuations or item.plain for item in items):
+        answers: Sequence[Answer | Failure] = [Failure("refused", "no teacher, or a server, which tells no likelihoods")]
+        if "teacher" in run.clients and not any(item.continuations or item.plain for item in items):
             answers = answer_all(items, ServedWriter(run.clients["teacher"]), temperature=0.0, max_tokens=settings.max_tokens,
                                  seed=settings.seed, samples=suite.samples)  # fmt: skip
         found = [answer for answer in answers if isinstance(answer, Answer)]
@@ -97,7 +97,8 @@ def head(run: Assembled, name: str, mark: str) -> dict[str, Any]:
     suite = run.suites[name]
     return {
         "schema": "harness.scores/1", "suite": name, "version": suite.version, "data": suite.data_hash, "metric": suite.metric,
-        "scale": list(suite.scale), "n": len(suite.items()), "mark": mark, "judge": run.judge.id if suite.needs_judge else None,
+        "scale": list(suite.scale), "n": len(suite.items()), "mark": mark,
+        "judge": run.judge.id if run.judge and suite.needs_judge else None,
     }  # fmt: skip
 
 

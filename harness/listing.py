@@ -129,8 +129,8 @@ def show_one(name: str, item: str | None, track: str, settings: list[str]) -> No
     """
     console = Console(highlight=False)
     if name in registry.modules("methods"):
-        spec, origins = resolve(name, track, 0, settings)
-        _print_spec(console, spec.model_dump(mode="json"), origins.config)
+        spec, origins = resolve(name, track, 0, settings, pin=False)
+        _print_spec(console, spec.model_dump(mode="json"), origins.config, origins.track)
         return
     folder = find(name, environment.runs_dir())
     if item is None:
@@ -141,7 +141,11 @@ def show_one(name: str, item: str | None, track: str, settings: list[str]) -> No
         raise SpecError(f"run {folder.name} has no item {item!r}", where=f"--item {item}", fix=nearest(item, known[:5000]))
 
 
-def _print_spec(console: Console, spec: dict[str, Any], origins: dict[str, str]) -> None:
+CONDITIONS = ("student", "teacher", "critic", "judge", "solutions", "prompts", "held_out", "max_usd")
+"""Parts of a track that people bring themselves."""
+
+
+def _print_spec(console: Console, spec: dict[str, Any], origins: dict[str, str], flags: dict[str, str]) -> None:
     track = spec["track"]
     console.print(f"[bold]{spec['method']}[/bold]   track {track['name']}@{conditions_digest(track)[:8]}   seed {spec['seed']}   "
                   f"budget {', '.join(f'{k}={v:g}' for k, v in track['budget'].items())}")  # fmt: skip
@@ -149,6 +153,20 @@ def _print_spec(console: Console, spec: dict[str, Any], origins: dict[str, str])
     for key, value in spec["config"].items():
         table.add_row(key, str(value), origins.get(key, "-"))
     table.add_row("learning_rate (used)", str(spec["config"].get("learning_rate") or track["optimizer"]["learning_rate"]), "")
+    console.print(table)
+    if track.get("pocket") is None:
+        _print_conditions(console, track, flags)
+
+
+def _print_conditions(console: Console, track: dict[str, Any], flags: dict[str, str]) -> None:
+    """The models and prompts of a track with real ones, and where each value comes from."""
+    table = _table("track", "value", "from")
+    for name in CONDITIONS:
+        value = track.get(name)
+        for key, part in (value if isinstance(value, dict) else {"": value}).items():
+            if part not in (None, "", {}, []):
+                place = f"{name}.{key}".rstrip(".")
+                table.add_row(place, clean(str(part)), flags.get(place, f"track {track['name']}"))
     console.print(table)
 
 
@@ -159,7 +177,7 @@ def _print_run(console: Console, folder: Path) -> None:
     written = yaml.safe_load((folder / "spec.yaml").read_text(encoding="utf-8"))
     environment_ = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     console.print(f"[dim]{folder}[/dim]")
-    _print_spec(console, spec, written["origins"])
+    _print_spec(console, spec, written["origins"], written.get("flags", {}))
     console.print(
         f"made by harness {environment_['harness']}, source {environment_['source'][:8]}, started {environment_['started']}\n"
     )

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any, Protocol
 
+from harness import drift
 from harness.assemble import Assembled
 from harness.errors import Interrupted, RunFault
 from harness.evaluate import due, evaluate, evaluate_teacher, scored
+from harness.export import write_card
 from harness.method import Method
 from harness.records import rollout_records, signal_means
 from harness.store import RunStore
-from harness.types import Collected, Prompt
+from harness.types import Prompt
 
 
 class Watcher(Protocol):
@@ -36,7 +39,7 @@ def train(run: Assembled, store: RunStore, watcher: Watcher) -> None:
     import torch
 
     ledger, method, trainer = run.ledger, run.method, run.trainer
-    rounds, failed, asked = 0, 0, 0
+    rounds, failed, asked, gap = 0, 0, 0, None
     again: list[Prompt] = []
     saved = store.load_state()
     if saved:
@@ -65,6 +68,7 @@ def train(run: Assembled, store: RunStore, watcher: Watcher) -> None:
             if reached and str(mark) not in passed:
                 passed.add(str(mark))
                 watcher.state("evaluate")
+                drift.probe(run)
                 store.write_folder(store.checkpoint(str(mark)), run.save_model)
                 scores = {name: evaluate(run, store, name, str(mark)) for name in due(run.suites, run.at_ends, str(mark))}
                 row = {"mark": str(mark), "rounds": rounds, "meters": dict(ledger.training), "lost": failed, "asked": asked}
@@ -87,8 +91,8 @@ def train(run: Assembled, store: RunStore, watcher: Watcher) -> None:
         again = list(collected.again)
         failed += len(collected.lost)
         asked += len(collected.lost) + len(collected.examples) + len(collected.silent)
-        if rounds == 0:
-            _check_drift(run, collected)
+        run.generator.sleep()
+        gap = drift.compare(run, collected) if gap is None or run.generator.copies else gap
         watcher.state("train")
         metrics = trainer.step(collected.examples, run.spec.seed, now)
         run.charge_training(metrics)
@@ -97,6 +101,7 @@ def train(run: Assembled, store: RunStore, watcher: Watcher) -> None:
         for record in rollout_records(collected, rounds):
             store.append("rollouts", record)
         metrics |= {"lost": float(len(collected.lost)), "silent": float(len(collected.silent)), **signal_means(collected)}
+        metrics |= {"drift": gap} if run.generator.copies and gap is not None else {}
         store.append("steps", {"round": rounds, "metrics": metrics})
         store.append("ledger", {"round": rounds, **ledger.state_dict()})
         store.append("clock", {"round": rounds, **run.clock()})
@@ -112,7 +117,12 @@ def train(run: Assembled, store: RunStore, watcher: Watcher) -> None:
         if rounds % run.track.training.checkpoint_rounds == 0:
             save()
     pass_marks()
-    store.write_folder(store.folder / "model", run.save_model)
+
+    def save_for_others(folder: Path) -> None:
+        run.save_model(folder)
+        write_card(store, folder, store.lines("marks")[-1]["mark"])
+
+    store.write_folder(store.folder / "model", save_for_others)
     store.finish()
 
 
@@ -140,11 +150,3 @@ def _draw(run: Assembled, count: int) -> list[Prompt]:
     prompts = run.stream.take(run.ledger.admit(min(count, warm - drawn) if drawn < warm else count))
     run.ledger.charge("prompts", len(prompts))
     return prompts
-
-
-def _check_drift(run: Assembled, collected: Collected) -> None:
-    """Compares the sampler's and the trainer's log-probs of a few rollouts: a mismatch would bias every ratio."""
-    rollouts = [r for example in collected.examples for r in example.rollouts if r.logprobs][:16]
-    gap, limit = run.trainer.drift(rollouts), run.track.training.drift_nats
-    if gap > limit:
-        raise RunFault(f"sampler and trainer disagree by {gap:.4f} nats a token; the track allows {limit}")

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from harness import leakage, registry
+from harness import held, leakage, registry
 from harness.errors import SpecError
 from harness.stream import read_prompts
 from harness.suite import Suite
 from harness.tracks import Track, explain
-from harness.types import Prompt
+from harness.types import Item, Prompt
+
+
+class HasItems(Protocol):
+    def items(self) -> list[Item]:
+        """What is asked."""
 
 
 def build_suite(name: str, settings: Mapping[str, Any], where: str) -> Suite:
@@ -43,15 +48,30 @@ def check_names(track: Track, names: Sequence[str]) -> None:
             )  # fmt: skip
 
 
-def the_suites(track: Track, names: Sequence[str]) -> dict[str, Suite]:
+def the_suites(track: Track, names: Sequence[str], seed: int = 0) -> dict[str, Suite]:
     """The suites by name, with the items that the track gives them.
+
+    Args:
+        seed: of the run, on which it depends who wrote references of an embedded track's own items.
 
     Raises:
         SpecError: an unknown suite, one the track has no items for, or settings that do not fit.
         SuiteError: an asset is missing.
     """
     check_names(track, names)
-    return {name: build_suite(name, track.suites.get(name, {}), f"track {track.name}: suites.{name}") for name in names}
+    return {name: build_suite(name, held.settings_of(track, name, seed), f"track {track.name}: suites.{name}") for name in names}
+
+
+def unwritten(track: Track, names: Sequence[str], seed: int) -> dict[str, HasItems]:
+    """Of these suites the one whose references must be written first, if any, with what it asks.
+
+    Raises:
+        SpecError: the user's items cannot be read, or do not fit.
+    """
+    own = track.held_out
+    if own is None or own.suite not in names or held.items_file(track, seed).is_file():
+        return {}
+    return {own.suite: held.Unanswered(track)}
 
 
 def training_prompts(track: Track) -> list[Prompt]:
@@ -60,10 +80,10 @@ def training_prompts(track: Track) -> list[Prompt]:
         from harness.pocket import world
 
         return world.prompts(track.prompts)
-    return read_prompts(track.prompts.source)[: track.prompts.count]
+    return read_prompts(track.prompts.source, track.prompts.replies)[: track.prompts.count]
 
 
-def check_leakage(prompts: Sequence[Prompt], suites: Mapping[str, Suite], limit: float) -> None:
+def check_leakage(prompts: Sequence[Prompt], suites: Mapping[str, HasItems], limit: float) -> None:
     """Refuses a run whose training prompts hold what a suite asks, or whose solutions hold a suite's references.
 
     Args:

@@ -117,20 +117,23 @@ def run_lines(run: Assembled, force: bool) -> list[tuple[str, str]]:
     budget = ", ".join(f"{meter} {amount:,g}" for meter, amount in run.track.budget.items())
     lines = [("budget", budget), ("student", f"{run.track.student.path}, {run.parameters:,} parameters")]
     served = run.track.judge
-    tariff = Tariff(served.parameters, served.usd_in, served.usd_out)
+    tariff = Tariff(served.parameters, served.usd_in, served.usd_out) if served else Tariff()
     for name, suite in run.suites.items():
         lines += suite_lines(name, suite)
         ways = len(decodings(suite.items(), run.track.evaluation.temperatures))
         marks = sum(name in due([name], run.at_ends, mark) for mark in run.track.marks)
         lines.append(("", f"scored at {marks} marks, {ways} ways of decoding each, and once for the teacher"))
-        if isinstance(suite, JudgedSuite):
+        if isinstance(suite, JudgedSuite) and run.judge:
             with run.ledger.off_the_clock():
                 lines += judge_lines(suite, run.judge, expected(suite, tariff), force)
     return lines
 
 
-def before_paying(run: Assembled, force: bool, tell: Callable[[str], None]) -> None:
+def before_paying(run: Assembled, force: bool, tell: Callable[[str], None], probing: bool = True) -> None:
     """Checks a run's critic and judge where they are not the embedded ones: the protocols, and the probe of both.
+
+    Args:
+        probing: whether they can be asked what no cache keeps.
 
     Raises:
         CapabilityError: the judge does not answer a suite's protocol.
@@ -140,11 +143,12 @@ def before_paying(run: Assembled, force: bool, tell: Callable[[str], None]) -> N
     from harness.commands.probe import ensure
 
     track = run.track
-    if track.judge.url != "pocket" and any(suite.needs_judge for suite in run.suites.values()):
+    if track.judge and track.judge.url != "pocket" and any(suite.needs_judge for suite in run.suites.values()):
         tell("checking the judge")
         run_lines(run, force)
-        if "alpaca" in run.suites:  # the protocol that the probe of a judge uses
+        if probing and "alpaca" in run.suites:  # the protocol that the probe of a judge uses
             ensure("judge", track.judge, force, tell)
-    if track.critic.url != "pocket" and needs_of(run.method) & {Need.CRITIC, Need.OUTCOME, Need.PREFERENCES}:
+    asks = needs_of(run.method) & {Need.CRITIC, Need.OUTCOME, Need.PREFERENCES}
+    if probing and asks and track.critic and track.critic.url != "pocket":
         tell("checking the critic")
         ensure("critic", track.critic, force, tell)

@@ -10,10 +10,12 @@ from typing import Any
 
 from rich.console import Console
 
-from harness import environment
+from harness import environment, money, replay
+from harness.connect import Terms, on
 from harness.display import Progress, clean, headline, minutes, span
 from harness.errors import HarnessError, Interrupted, SpecError, nearest
 from harness.evaluate import due, item_scores, scored, stored
+from harness.money import Purse
 from harness.spec import RunSpec
 from harness.store import RunStore, mark_stem, read_lines, suite_stem
 
@@ -42,21 +44,34 @@ def rehearse(spec: RunSpec, suites: list[str], at_ends: Collection[str], force: 
 
 
 def execute(
-    spec: RunSpec, store: RunStore, suites: list[str], at_ends: Collection[str], progress: Progress, typed: list[str], force: bool
-) -> None:
+    spec: RunSpec, store: RunStore, suites: list[str], at_ends: Collection[str], progress: Progress, typed: list[str],
+    force: bool, offline: bool = False, processes: int = 1,
+) -> None:  # fmt: skip
     """Trains (unless that is done) and scores the marks that are not scored yet.
 
+    Args:
+        offline: every reply comes from the cache, so there is no server to be probed and nothing to be paid.
+        processes: that train and sample together, this one the first of them.
+
     Raises:
-        HarnessError: see `assemble` and `train`; an interrupted run says how to go on.
+        HarnessError: see `assemble`, `team` and `train`; an interrupted run says how to go on.
     """
     from harness.assemble import assemble
+    from harness.launch import team
     from harness.loop import score_marks, train
     from harness.preflight import before_paying
 
+    terms = Terms(
+        offline, Purse(store.folder / money.FILE, spec.track.max_usd) if spec.track.max_usd else None,
+        store.folder / replay.FILE if any(model.url != "pocket" for _, model in spec.track.served) else None,
+    )  # fmt: skip
     progress.head()
-    with progress.following(), assemble(spec, suites, progress.state, at_ends) as run:
+    with (
+        on(terms), progress.following(), team(spec, processes, typed) as world,
+        assemble(spec, suites, progress.state, at_ends, world) as run,
+    ):  # fmt: skip
         if not store.finished:
-            before_paying(run, force, progress.state)
+            before_paying(run, force, progress.state, probing=not offline)
         try:
             if not store.finished:
                 train(run, store, progress)
@@ -101,6 +116,9 @@ def _end_block(
         f"[bold]{'already finished' if already else 'finished'}[/bold]  {suite}  {score}{between}{moved}{top}   {minutes(took)}"
     )
     console.print(f"  run      {store.folder}")
+    if spec.track.max_usd:
+        paid = Purse(store.folder / money.FILE, spec.track.max_usd).spent
+        console.print(f"  paid     ${paid:,.2f} of ${spec.track.max_usd:,.2f}")
     if files:
         console.print(f"  curve    {files[0]}")
     console.print(f"  details  harness show {spec.identity[:8]}     table  harness report")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from harness import registry, tracks
 from harness.errors import SpecError, nearest
 from harness.tracks import Track, explain
+
+if TYPE_CHECKING:
+    from harness.own import Own
 
 
 def canonical(value: Any) -> str:
@@ -25,13 +28,19 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
-UNTRAINED = frozenset({"suites", "leakage_limit"})
-"""Parts of a track that training does not see: what is scored later, and a check before the start."""
+UNTRAINED = frozenset({"suites", "leakage_limit", "max_usd"})
+"""Parts of a track that training does not see: what is scored later, a check before the start, a ceiling that only stops."""
 
 
 def conditions_digest(track: Mapping[str, Any]) -> str:
     """Names a track's conditions of training, from its dump. A track that says of no trials is named as if it could not."""
-    return digest_of({key: value for key, value in track.items() if key not in UNTRAINED and (key, value) != ("tuned", {})})
+    trained = {key: value for key, value in track.items() if key not in UNTRAINED and (key, value) != ("tuned", {})}
+    return digest_of({key: _unpaced(value) for key, value in trained.items()})
+
+
+def _unpaced(part: Any) -> Any:
+    """A part of a track without how fast its server may be asked."""
+    return {key: value for key, value in part.items() if key not in ("rpm", "tpm")} if isinstance(part, Mapping) else part
 
 
 def identity_of(spec: Mapping[str, Any]) -> str:
@@ -63,6 +72,8 @@ class Origins(BaseModel):
     """Where each setting of the method came from: `default` (docs/methods.md says whose), `track` or `--set`."""
 
     config: dict[str, str]
+    track: dict[str, str] = Field(default_factory=dict)
+    """Which flag gave a value of the track; all others are the track's own."""
 
 
 def assignments(pairs: list[str]) -> dict[str, Any]:
@@ -104,15 +115,25 @@ def budget_of(pairs: list[str]) -> dict[str, float] | None:
 
 
 def resolve(
-    method: str, track: str = "pocket", seed: int = 0, settings: list[str] | None = None, budget: list[str] | None = None
-) -> tuple[RunSpec, Origins]:
+    method: str, track: str = "pocket", seed: int = 0, settings: list[str] | None = None, budget: list[str] | None = None,
+    own: Own | None = None, pin: bool = True,
+) -> tuple[RunSpec, Origins]:  # fmt: skip
     """The spec of a run from what was typed, and where each of the method's settings came from.
 
+    Args:
+        own: flags that name models and prompts; what they say is laid over the track.
+        pin: look at the sources of prompts, whose content is part of a run's identity; what only shows or plans need not.
+
     Raises:
-        SpecError: unknown method, track, key or meter (each with the nearest name), or a value out of range.
+        SpecError: unknown method, track, key or meter (each with the nearest name), or a value out of range; a source of prompts
+            that is not there.
+        EnvironmentFault: the hub does not tell the commit of a dataset.
     """
+    from harness.own import with_content
+
     cls = registry.method(method)
-    the_track = tracks.load(track, budget_of(budget or []))
+    the_track = tracks.load(track, budget_of(budget or []), own.values() if own else None)
+    the_track = with_content(the_track) if pin else the_track
     if seed < 0:
         raise SpecError(f"a seed is a whole number from 0 up, got {seed}", where=f"--seed {seed}")
     mine = assignments(settings or [])
@@ -136,4 +157,4 @@ def resolve(
         for name in cls.Config.model_fields
     }
     spec = RunSpec(method=method, config=config.model_dump(mode="json"), seed=seed, track=the_track)
-    return spec, Origins(config=origins)
+    return spec, Origins(config=origins, track=own.origins() if own else {})

@@ -64,14 +64,29 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
 
 
+def mended(path: Path) -> list[str]:
+    """The lines of a file that is only appended to; what a crash cut off is taken away, or the next line would join it."""
+    if not path.exists():
+        return []
+    data = path.read_bytes()
+    if not data.endswith(b"\n"):
+        data = data[: data.rfind(b"\n") + 1]
+        os.truncate(path, len(data))
+    return data.decode().splitlines()
+
+
 OUTSIDE = (
-    "agreement.py", "contestants.py", "display.py", "evaluations.py", "inference.py", "listing.py", "preflight.py", "probe.py",
-    "runner.py", "skeleton.py", "tune.py", "data/tuning.yaml", "data/claims.yaml",
+    "agreement.py", "contestants.py", "display.py", "doctor.py", "evaluations.py", "inference.py", "listing.py",
+    "preflight.py", "probe.py", "runner.py", "skeleton.py", "tune.py", "data/tuning.yaml", "data/claims.yaml",
+    "data/gpus.yaml", "data/prices.yaml", "data/shapes.yaml", "data/vllm.yaml",
 )
 """Files of the harness that act before or after a run, or show it, and so cannot change one."""
 
 
-APART = ("cli/", "commands/", "gate/", "report/", "sweep/", "data/grids/", "data/page/", "data/probe/", "data/skeleton/")
+APART = (
+    "cli/", "commands/", "gate/", "plan/", "report/", "sweep/", "data/grids/", "data/page/", "data/probe/",
+    "data/skeleton/",
+)
 """Folders of the harness with more of them."""
 
 
@@ -99,8 +114,13 @@ class RunStore:
         self.folder, self.spec = folder, spec
 
     @classmethod
-    def open(cls, spec: RunSpec, origins: Origins, root: Path, *, fresh: bool = False) -> tuple[RunStore, Found]:
+    def open(
+        cls, spec: RunSpec, origins: Origins, root: Path, *, fresh: bool = False, processes: int = 1
+    ) -> tuple[RunStore, Found]:  # fmt: skip
         """The folder of a run and what was found there.
+
+        Args:
+            processes: that the run is begun with, which is noted and no part of what it is.
 
         Raises:
             StoreError: it cannot be written, belongs to another spec, or was made by other source.
@@ -124,7 +144,7 @@ class RunStore:
                         fix="move them away, or set HARNESS_RUNS_DIR",
                     )
                 store._lock()
-                store._begin(origins)
+                store._begin(origins, processes)
                 return store, "new"
         except OSError as error:
             raise StoreError(
@@ -151,13 +171,14 @@ class RunStore:
             raise StoreError(f"another process writes {self.folder}", where=str(self.folder),
                              fix="wait until it ends, or stop it; then repeat the command") from error  # fmt: skip
 
-    def _begin(self, origins: Origins) -> None:
+    def _begin(self, origins: Origins, processes: int) -> None:
         from harness.environment import describe
 
         spec = self.spec.model_dump(mode="json")
-        shown = {"identity": self.spec.identity, "origins": origins.config, **spec}
+        flags = {"flags": origins.track} if origins.track else {}
+        shown = {"identity": self.spec.identity, "origins": origins.config, **flags, **spec}
         write_atomically(self.folder / "spec.yaml", yaml.safe_dump(shown, sort_keys=False, allow_unicode=True))
-        began = {**describe(), "source": source_digest(self.spec.method), "started": now()}
+        began = {**describe(), "processes": processes, "source": source_digest(self.spec.method), "started": now()}
         write_atomically(self.folder / "environment.json", json_text(began))
         write_atomically(self.folder / "spec.json", canonical(spec))
 

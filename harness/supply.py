@@ -19,13 +19,15 @@ from harness.verify import same_answer
 class Outcomes:
     """Success or failure of answers: by a program where the prompt has a reference, else by the critic's score."""
 
-    def __init__(self, critic: ServedCritic, track: Track, ledger: Ledger) -> None:
+    def __init__(self, critic: ServedCritic | None, track: Track, ledger: Ledger) -> None:
+        """Without a critic every prompt must have a reference."""
         self._critic, self._success, self._ledger = critic, track.success, ledger
-        self._template = load(SHARED / "outcome", track.critic.dialect, "score")
+        self._template = load(SHARED / "outcome", track.critic.dialect if track.critic else "en", "score")
 
     def __call__(self, groups: Sequence[Sequence[Rollout]]) -> list[list[float] | Failure]:
         asked = [i for i, group in enumerate(groups) if group[0].prompt.reference is None]
-        scores = dict(zip(asked, self._critic.ask([self._ask(groups[i]) for i in asked]), strict=True))
+        replies = self._critic.ask([self._ask(groups[i]) for i in asked]) if self._critic else []
+        scores = dict(zip(asked, replies, strict=True))
         return [self._judged(scores[i]) if i in scores else self._checked(group) for i, group in enumerate(groups)]
 
     def _ask(self, group: Sequence[Rollout]) -> Ask:
@@ -45,6 +47,7 @@ class Preferences:
     """The critic's order of a group's answers: one call a group, the answers shown in an order that tells nothing."""
 
     def __init__(self, critic: ServedCritic, track: Track) -> None:
+        assert track.critic is not None
         self._critic, self._template = critic, load(SHARED / "preferences", track.critic.dialect, "rank")
 
     def __call__(self, groups: Sequence[Sequence[Rollout]]) -> list[list[int] | Failure]:
@@ -95,10 +98,11 @@ class FrozenChooser:
 
 
 def solutions(
-    track: Track, teacher: ServedTeacher, codec: ChatCodec, ledger: Ledger
+    track: Track, teacher: ServedTeacher | None, codec: ChatCodec, ledger: Ledger
 ) -> Callable[[Sequence[Prompt]], list[str | Failure]]:
     """Where SOLUTION comes from; the data's own are charged as the teacher calls they stand for."""
     if track.solutions == "teacher":
+        assert teacher is not None
         return teacher.solutions
 
     def given(prompts: Sequence[Prompt]) -> list[str | Failure]:

@@ -227,33 +227,88 @@ def _interval(scores_S: Sequence[Mapping[str, float]], against_S: Sequence[Mappi
 
 def write_log(path: Path, head: Mapping[str, Any], trials_T: Sequence[Trial], outcome: Mapping[str, Any]) -> None:
     """A line with the conditions, a line a trial, and a line with the choice: equal trials give equal bytes."""
-    rows: list[Mapping[str, Any]] = [{"schema": "harness.tuning/1", **head}]
-    for number, trial in enumerate(trials_T):
-        told = {"trial": number, "settings": trial.settings, "runs": trial.runs, "score": trial.score}
-        seeds = [float(np.mean(list(scores.values()))) for scores in trial.scores]
-        rows.append({**told, "failed": trial.failed} if trial.failed else {**told, "by_seed": seeds})
-    write_atomically(path, "".join(canonical(row) + "\n" for row in [*rows, outcome]))
+    rows = [{"trial": number, **told(trial)} for number, trial in enumerate(trials_T)]
+    _write(path, [{"schema": "harness.tuning/1", **head}, *rows, outcome])
+
+
+def told(trial: Trial) -> dict[str, Any]:
+    """What a log says of a trial."""
+    row = {"settings": trial.settings, "runs": trial.runs, "score": trial.score}
+    seeds = [float(np.mean(list(scores.values()))) for scores in trial.scores]
+    return {**row, "failed": trial.failed} if trial.failed else {**row, "by_seed": seeds}
+
+
+def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    write_atomically(path, "".join(canonical(row) + "\n" for row in rows))
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def finalists(path: Path, count: int, digest: str) -> dict[int, dict[str, Any]]:
+    """The settings of the best trials of a log by their numbers, the best first (Jamieson and Talwalkar 2016 halve so).
+
+    Args:
+        digest: of the conditions that trials would have now.
+
+    Raises:
+        SpecError: no log, one of other conditions, or all its trials failed.
+    """
+    if not path.is_file():
+        raise SpecError(f"no log {path}", where=f"--out {path.parents[1]}", fix=f"harness tune {path.stem} --trials 16")
+    head, *rows = _lines(path)
+    if not head["digest"].startswith(digest):
+        raise SpecError(f"the trials of {path} were made on other conditions ({head['digest'][:8]}, now {digest[:8]})",
+                        where=str(path), fix=f"make them again: harness tune {path.stem} --trials {head['trials']}")  # fmt: skip
+    scored = [row for row in rows if row.get("score") is not None and "trial" in row]
+    if not scored:
+        raise SpecError(f"all trials of {path} failed", where=str(path), fix="widen the search, or leave the method out")
+    ordered = sorted(scored, key=lambda row: (-row["score"], row["trial"]))
+    return {row["trial"]: row["settings"] for row in ordered[:count]}
+
+
+def write_finals(path: Path, terms: Mapping[str, Any], finals: Mapping[int, Trial]) -> dict[str, Any]:
+    """Adds to a log a line with the finals' conditions, a line a finalist and the choice, which replaces any older one.
+
+    Returns the choice: the highest mean over seeds, the better trial of equals, with its paired difference to the next.
+    """
+    kept = [row for row in _lines(path) if "trial" in row or "trials" in row]
+    numbers, trials_F = list(finals), list(finals.values())
+    scores = {place: trial.score for place, trial in enumerate(trials_F) if trial.score is not None}
+    order = sorted(scores, key=lambda place: -scores[place])
+    outcome: dict[str, Any] = {"chosen": None}
+    if order:
+        chosen = trials_F[order[0]]
+        outcome = {"chosen": numbers[order[0]], "settings": dict(chosen.settings), "score": _interval(chosen.scores)}
+    if len(order) > 1:
+        outcome["next"] = numbers[order[1]]
+        outcome["difference"] = _interval(chosen.scores, trials_F[order[1]].scores)
+    rows = [{"finalist": number, **told(trial)} for number, trial in finals.items()]
+    _write(path, [*kept, {"finals": len(finals), **terms}, *rows, outcome])
+    return outcome
 
 
 def tuned_track(name: str, folder: Path) -> Path:
     """Writes `tuned.yaml`: the track with what all logs of a folder chose, and how many trials each method had.
 
     Raises:
-        SpecError: the logs do not agree in trials, seeds, budget, items or shared dimensions.
+        SpecError: the logs do not agree in trials, seeds, budget, items, shared dimensions or finals.
     """
     overrides: dict[str, Any] = {}
     counts: dict[str, int] = {}
     first: tuple[str, dict[str, Any]] | None = None
     for path in sorted(folder.glob("*.jsonl")):
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = _lines(path)
         head, chosen = lines[0], lines[-1]
-        method, terms = head["method"], {key: value for key, value in head.items() if key not in ("method", "own")}
+        finals = next((line for line in lines if "finals" in line), {})
+        method, terms = head["method"], {key: value for key, value in (head | finals).items() if key not in ("method", "own")}
         other, alike = first = first or (path.name, terms)
-        apart = [key for key in terms if terms[key] != alike.get(key)]
+        apart = sorted(key for key in {*terms, *alike} if terms.get(key) != alike.get(key))
         if apart:
             raise SpecError(f"{path.name} and {other} were not tuned alike: {', '.join(apart)} differ", where=str(folder),
                             fix="tune both with the same options, or into another --out")  # fmt: skip
-        counts[method] = head["trials"]
+        counts[method] = head["trials"] + finals.get("finals", 0)
         if chosen["chosen"]:
             overrides[method] = chosen["settings"]
     track = {"extends": name, "name": f"{tracks.load(name).name}-tuned", "overrides": overrides, "tuned": counts}

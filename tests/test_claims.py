@@ -392,7 +392,7 @@ def test_the_grid_holds_exactly_the_runs_that_the_claims_need() -> None:
     jobs = grids.jobs(grids.read(claims_grid.needed(MECHANISMS, track), "grid"), "grid")
     assert {canonical([job.spec.method, job.spec.config, job.spec.seed]) for job in jobs} == wanted
     assert len(jobs) == len(wanted)
-    assert {job.spec.track.budget["prompts"] for job in jobs} == {1024}
+    assert {job.spec.track.budget["prompts"] for job in jobs} == {512}
 
 
 def test_exclusions_are_few_and_exact() -> None:

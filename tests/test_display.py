@@ -26,7 +26,7 @@ def told(mode: str, terminal: bool) -> str:
     console = Console(file=file, force_terminal=terminal, width=80, color_system=None, highlight=False)
     progress = Progress(resolve("ropd")[0], "new", ["alpaca"], mode, console, as_json=False)
     progress.head()
-    for mark, prompts in (("0", 0), ("1/16", 64), ("1", 1024)):
+    for mark, prompts in (("0", 0), ("1/16", 32), ("1", 512)):
         progress.state("evaluate")
         progress.mark({"mark": mark, "meters": {"prompts": prompts}}, scores(mark, 0.5))
     progress.round(4, 0.0625, {"training_reward": 0.71, "loss/policy": 0.1, "grad_norm": 0.3})
@@ -45,8 +45,8 @@ def test_the_live_display_fits_eighty_columns() -> None:
     assert "0.461 to 0.539" in text
     assert "+0.100 +/-0.022" in text
     assert "1/320" in text
-    assert "128 of 1,024" in text
-    assert "next mark 256" in text
+    assert "64 of 512" in text
+    assert "next mark 128" in text
 
 
 def test_plain_lines_are_one_record_each() -> None:
@@ -54,7 +54,7 @@ def test_plain_lines_are_one_record_each() -> None:
     assert not any("\x1b" in line or "\r" in line for line in lines)
     marks = [line for line in lines if " mark " in line]
     assert len(marks) == 3
-    assert "at=1/16 prompts=64 suite=alpaca score=0.5 lo=0.4608 hi=0.5392 n=319 missing=1" in marks[1]
+    assert "at=1/16 prompts=32 suite=alpaca score=0.5 lo=0.4608 hi=0.5392 n=319 missing=1" in marks[1]
 
 
 def test_json_records_go_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:

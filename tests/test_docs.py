@@ -23,8 +23,10 @@ from harness.report.runs import Incomparable
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "results").rglob("*.md"), *(ROOT / "benchmarks").rglob("*.md")])
-PARTS = [tracks.LocalModel, tracks.Served, tracks.TeacherModel, tracks.Prompts, tracks.Optimizer, tracks.Training,
-         tracks.Evaluation, tracks.PocketWorld, tracks.Track]  # fmt: skip
+PARTS = [
+    tracks.LocalModel, tracks.Lora, tracks.Served, tracks.TeacherModel, tracks.Prompts, tracks.HeldOut, tracks.Optimizer,
+    tracks.Training, tracks.Generation, tracks.Evaluation, tracks.PocketWorld, tracks.Track,
+]  # fmt: skip
 METHODS = sorted(registry.modules("methods"))
 ERRORS = HarnessError.__subclasses__()
 
@@ -43,7 +45,7 @@ def section(text: str, heading: str) -> str:
 
 def shown(value: Any) -> str:
     """A default as the documents write it."""
-    if value is None or value == "" or value == {}:
+    if value is None or value in ("", {}, ()):
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"

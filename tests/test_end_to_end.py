@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,15 @@ import torch
 import yaml
 
 from harness.assemble import assemble
-from harness.errors import Interrupted
+from harness.commands import repeat
+from harness.errors import Interrupted, SpecError
 from harness.loop import score_marks, train
 from harness.pocket import world
 from harness.pocket.oracle import OracleProcess
+from harness.report import runs, summary
 from harness.spec import resolve
 from harness.store import RunStore, read_lines
-from harness.train.models import load_causal_lm
+from harness.train.load import load_causal_lm
 
 ITEMS = 24
 
@@ -130,6 +133,25 @@ def test_the_same_spec_gives_the_same_files(
     first, second = kept(uninterrupted["store"].folder), kept(again.folder)
     assert first.keys() == second.keys()
     assert [name for name in first if first[name] != second[name]] == []
+
+
+def test_a_run_can_be_made_again_from_its_summary(uninterrupted: dict[str, Any], tmp_path: Path) -> None:
+    """The summary alone, without the run; and a summary that says otherwise is found out."""
+    path = summary.write(runs.read(uninterrupted["store"].folder), tmp_path)
+    place = path.with_name(path.name.removesuffix(summary.SUFFIX))
+    assert repeat.differing(runs.read(place)) == []
+    told = json.loads(path.read_text())
+    told["meters"]["rollouts"][-1] += 1
+    path.write_text(json.dumps(told))
+    assert repeat.differing(runs.read(place)) == ["meters.rollouts   [0,48,97] -> [0,48,96]"]
+
+
+def test_a_run_of_other_models_is_not_made_again(uninterrupted: dict[str, Any]) -> None:
+    run = runs.read(uninterrupted["store"].folder)
+    world = {**run.spec["track"]["pocket"], "content": "0123456789abcdef"}
+    other = replace(run, spec={**run.spec, "track": {**run.spec["track"], "pocket": world}})
+    with pytest.raises(SpecError, match=r"other embedded models .0123456789abcdef, now "):
+        repeat.differing(other)
 
 
 def _command(track: Path, root: Path) -> tuple[list[str], dict[str, str]]:

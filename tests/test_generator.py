@@ -6,10 +6,12 @@ import random
 
 import pytest
 import torch
-from tiny import VOCABULARY, Centred, tiny
+from tiny import KINDS, VOCABULARY, Centred, tiny
 
+from harness.generate import hf
 from harness.generate.hf import HFGenerator, pick
 from harness.method import MethodConfig
+from harness.train.models import TrainModels
 from harness.train.trainer import Optimization, Trainer
 from harness.types import Prompt, Rollout, Sampling
 
@@ -25,7 +27,7 @@ def keys(count: int, seed: int = 0) -> list[tuple[str | int, ...]]:
     return [(seed, "rollout", f"p{i}") for i in range(count)]
 
 
-@pytest.mark.parametrize("kind", ["Qwen3", "Qwen2", "Llama"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_logprobs_of_drawn_tokens_equal_the_trainers(kind: str, temperature: float) -> None:
     model = tiny(kind, dtype=torch.float32, vocabulary=VOCABULARY + 4)
@@ -42,9 +44,9 @@ def test_logprobs_of_drawn_tokens_equal_the_trainers(kind: str, temperature: flo
         assert generation.logprobs == pytest.approx(scores, abs=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["Qwen3", "Qwen2", "Llama"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_greedy_equals_generate_of_transformers_token_for_token(kind: str) -> None:
-    model = tiny(kind, dtype=torch.float64)
+    model = tiny(kind, dtype=torch.float32 if kind == "Gemma2" else torch.float64)  # eager masks overflow in float64
     asked = prompts(16)
     got = HFGenerator(model, [1], 0).generate(asked, Sampling(0.0, 15), keys(16))
     stopped = 0
@@ -115,6 +117,51 @@ def test_pick_inverts_the_cumulative_distribution() -> None:
     chosen, logp = pick(logits, Sampling(0.0), None)
     assert chosen.tolist() == [0] * 5
     assert torch.allclose(logp.exp(), torch.tensor(0.5))
+
+
+def test_a_wide_vocabulary_is_picked_from_a_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit what all rows at once give, greedy and drawn."""
+    torch.manual_seed(0)
+    logits, draws = torch.randn(50, 300), torch.rand(50, dtype=torch.float64)
+    whole = [pick(logits, Sampling(0.7), draws), pick(logits, Sampling(0.0), None)]
+    monkeypatch.setattr(hf, "PICKED", 2000)
+    for (ids, logp), cut in zip(whole, [pick(logits, Sampling(0.7), draws), pick(logits, Sampling(0.0), None)], strict=True):
+        assert torch.equal(ids, cut[0])
+        assert torch.equal(logp, cut[1])
+
+
+def test_a_full_cache_cuts_batches_and_changes_no_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, asked = tiny(), prompts(20)
+    whole = HFGenerator(model, [1], 0).generate(asked, Sampling(1.0, 9), keys(20))
+    seen: list[int] = []
+    batch = HFGenerator._batch
+    monkeypatch.setattr(HFGenerator, "_batch", lambda self, rows, *more: seen.append(len(rows)) or batch(self, rows, *more))
+    monkeypatch.setattr(hf, "ROOM", 80)
+    cut = HFGenerator(model, [1], 0).generate(asked, Sampling(1.0, 9), keys(20))
+    longest = max(map(len, asked)) + 9
+    assert max(seen) * longest <= 80
+    assert sum(seen) == 20
+    assert [g.tokens for g in cut] == [g.tokens for g in whole]
+
+
+@pytest.mark.parametrize("kind", ["Qwen2", "Qwen3", "Llama", "Gemma", "Gemma2"])
+def test_sampler_and_trainer_agree_under_autocast(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What happens on a GPU, with the CPU's autocast in its place: float32 weights, products in bfloat16."""
+
+    def half(*_: object) -> torch.autocast:
+        return torch.autocast("cpu", torch.bfloat16)
+
+    model = tiny(kind, dtype=torch.float32)
+    exact = HFGenerator(model, [1], 0).generate(prompts(20), Sampling(1.0, 12), keys(20))
+    monkeypatch.setattr(HFGenerator, "_autocast", half)
+    monkeypatch.setattr(TrainModels, "_autocast", half)
+    drawn = HFGenerator(model, [1], 0, bf16=True).generate(prompts(20), Sampling(1.0, 12), keys(20))
+    trainer = Trainer(
+        model, {}, Centred(MethodConfig()), Optimization(0.1), vocabulary=VOCABULARY, temperature=1.0, charge=lambda *_: None
+    )
+    rollouts = [Rollout(Prompt("p", ()), p, g.tokens, g.logprobs, "", g.finish) for p, g in zip(prompts(20), drawn, strict=True)]
+    assert trainer.drift(rollouts) < 0.02
+    assert [g.logprobs for g in drawn] != [g.logprobs for g in exact], "autocast was on"
 
 
 def test_syncs_are_counted_and_the_models_mode_is_left_alone() -> None:

@@ -14,7 +14,7 @@ from test_cli import harness
 from test_summary import complete
 
 from harness.errors import SpecError, StoreError
-from harness.report import board, curves, publish, runs, summary
+from harness.report import board, curves, findings, publish, runs, summary
 from harness.report.runs import Run
 
 README = """# A project
@@ -34,7 +34,7 @@ The end.
 MADE = [
     "README.md", "docs/deep/page.md", "results/claims.md", "results/curves/pocket-alpaca-proxy.png",
     "results/curves/pocket-alpaca-proxy.svg", "results/curves/pocket-alpaca.png", "results/curves/pocket-alpaca.svg",
-    "results/leaderboard.md", "results/report.html", "results/table.tex",
+    "results/leaderboard.md", "results/report.html", "results/stability.md", "results/table.tex",
 ]  # fmt: skip
 
 
@@ -114,6 +114,20 @@ def test_blocks_are_filled_and_nothing_else_is_touched(found: list[Run], publish
     assert f"- alpaca: student {student.score.mean:.3f}, teacher {teacher.score.mean:.3f}" in text
     assert "2 seeds, runs of 2026-01-01 to 2026-01-02." in text
     assert "1 track, 1 suite and 2 seeds make no ranking" in text
+
+
+def test_the_stability_of_orders_is_published(found: list[Run], published: Path, tmp_path: Path) -> None:
+    text = (published / "results/stability.md").read_text()
+    assert text == findings.to_markdown([(found[0].conditions, found)], "harness publish")
+    assert f"## {found[0].conditions}" in text
+    assert "| seeds | alpaca | seed 0, seed 1 | 2 | 1.00 (" in text
+    root = tmp_path / "repository"
+    shutil.copytree(published, root)
+    write(root / "docs" / "deep" / "page.md", "<!-- results: stability -->\n<!-- /results -->\n")
+    (main,) = publish._fields(root)
+    block = publish._documents(root, main)["docs/deep/page.md"]
+    assert findings.in_short(found) in block
+    assert "[One by one](../../results/stability.md), with intervals." in block
 
 
 def test_a_check_passes_without_models_and_network(published: Path) -> None:

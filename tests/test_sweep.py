@@ -103,13 +103,13 @@ def test_a_grid_that_does_not_fit_is_refused(said: dict[str, Any], message: str,
 def test_a_grid_by_name_or_what_was_typed() -> None:
     assert grid.names() == ["pocket-evidence", "pocket-smoke"]
     for name in grid.names():
-        assert sweep_command.jobs_of(name, {"methods": None})
-    typed = sweep_command.jobs_of(None, {"methods": ["sft"], "seeds": [0, 1], "tracks": None})
-    assert [job.point for job in typed] == [Point("pocket", None, seed, "sft", {}) for seed in (0, 1)]
+        assert grid.jobs(*sweep_command.grid_of(name, {"methods": None}))
+    typed = sweep_command.grid_of(None, {"methods": ["sft"], "seeds": [0, 1], "tracks": None})
+    assert [job.point for job in grid.jobs(*typed)] == [Point("pocket", None, seed, "sft", {}) for seed in (0, 1)]
     with pytest.raises(SpecError, match="a grid file and options for seeds"):
-        sweep_command.jobs_of("pocket-smoke", {"seeds": [0]})
+        sweep_command.grid_of("pocket-smoke", {"seeds": [0]})
     with pytest.raises(SpecError, match="neither a grid nor methods"):
-        sweep_command.jobs_of(None, {"seeds": [0]})
+        sweep_command.grid_of(None, {"seeds": [0]})
     with pytest.raises(SpecError, match="no grid named 'smoke'"):
         grid.load("smoke")
 

@@ -17,7 +17,8 @@ from harness.errors import RunFault, SpecError
 from harness.method import MethodConfig
 from harness.objectives import gather_logprobs
 from harness.pocket.pretrain import Shape, make_model, make_tokenizer
-from harness.train.models import load_causal_lm
+from harness.train.collate import micro_batches
+from harness.train.load import load_causal_lm
 from harness.train.rows import rows_of
 from harness.train.trainer import Optimization, Trainer
 from harness.types import Batch, Example, Loss, Models, Prompt, Rollout, Term
@@ -129,8 +130,7 @@ def test_groups_of_equal_rewards_have_exactly_no_gradient_and_stay_in_the_denomi
 
 def test_micro_batches_hold_whole_groups_within_the_budget() -> None:
     examples = make_examples(12)
-    trainer = trainer_of(micro_batch_tokens=90)
-    parts = trainer._micro_batches(examples)
+    parts = micro_batches(examples, 90)
     assert sorted(i for part in parts for i in part) == list(range(12))
     assert len(parts) > 2
     for part in parts:

@@ -143,10 +143,10 @@ def test_a_tuned_track_takes_what_was_chosen_and_says_how_often_was_tried(tmp_pa
     tune.write_log(tmp_path / "sft.jsonl", {**HEAD, "method": "sft", "own": {"x": 1}}, [], {"chosen": 0, "settings": {}})
     path = tune.tuned_track("pocket", tmp_path)
     track = tracks.load(str(path))
-    assert (track.name, track.tuned) == ("pocket-tuned", {"ropd": 4, "sft": 4})
-    base = tracks.load("pocket").overrides
-    assert track.overrides["ropd"] == {**base["ropd"], "group_size": 4, "learning_rate": 0.001}
-    assert track.overrides["sft"] == base["sft"]
+    base = tracks.load("pocket")
+    assert (track.name, track.tuned) == ("pocket-tuned", {**base.tuned, "ropd": 4, "sft": 4})
+    assert track.overrides["ropd"] == {**base.overrides["ropd"], "group_size": 4, "learning_rate": 0.001}
+    assert track.overrides["sft"] == base.overrides["sft"]
     before = path.read_bytes()
     tune.write_log(tmp_path / "sft.jsonl", {**HEAD, "method": "sft", "trials": 8}, [], {"chosen": 0, "settings": {}})
     with pytest.raises(SpecError, match=r"sft\.jsonl and ropd\.jsonl were not tuned alike: trials differ"):
@@ -157,7 +157,7 @@ def test_a_tuned_track_takes_what_was_chosen_and_says_how_often_was_tried(tmp_pa
 def test_trials_enter_the_digest_only_where_there_are_some() -> None:
     dump = tracks.load("pocket").model_dump(mode="json")
     old = {key: value for key, value in dump.items() if key != "tuned"}
-    assert spec.conditions_digest(dump) == spec.conditions_digest(old)
+    assert spec.conditions_digest({**dump, "tuned": {}}) == spec.conditions_digest(old)
     assert spec.conditions_digest({**dump, "tuned": {"ropd": 4}}) != spec.conditions_digest(old)
 
 
@@ -205,7 +205,7 @@ class Scorer:
 def wanted(out: Path, **changes: Any) -> tune_command.Wanted:
     said: dict[str, Any] = {
         "methods": ["sft", "seqkd"], "track": "pocket", "trials": 4, "seeds": 2, "budget": None, "items": None, "out": out,
-        "jobs": 1, "display": "plain", "dry_run": False, "as_json": False, "typed": ["tune", "sft", "seqkd"],
+        "jobs": 1, "finals": 0, "display": "plain", "dry_run": False, "as_json": False, "typed": ["tune", "sft", "seqkd"],
     }  # fmt: skip
     return tune_command.Wanted(**{**said, **changes})
 
@@ -217,7 +217,7 @@ def test_the_command_from_trials_to_a_tuned_track(
     settings = tune.trials("sft", tracks.load("pocket"), 4, SPACE)
     rates = [each.get("learning_rate") for each in settings]
     worth = {rates[0]: 0.3, rates[1]: 0.5, rates[2]: 0.4}
-    executor = Scorer(root, lambda each: worth[each.spec.config["learning_rate"]], {rates[3]: "error[H060]: not finite"})
+    executor = Scorer(root, lambda each: worth[each.point.settings.get("learning_rate")], {rates[3]: "error[H060]: not finite"})
     monkeypatch.setattr(tune_command, "Local", lambda workers: executor)
     tune_command.tune_command(wanted(out))
     assert executor.ran == 2 * 3 * 2
@@ -225,14 +225,14 @@ def test_the_command_from_trials_to_a_tuned_track(
     assert "sft     0.350    0.550  +0.200" in said.out
     assert "harness sweep -m sft,seqkd --seeds 3 --track" in said.err
     head, *lines, choice = [json.loads(line) for line in (out / "pocket" / "sft.jsonl").read_text().splitlines()]
-    assert (head["trials"], head["seeds"], head["budget"]) == (4, [9000, 9001], {"prompts": 256})
+    assert (head["trials"], head["seeds"], head["budget"]) == (4, [9000, 9001], {"prompts": 128})
     assert [line["settings"] for line in lines] == settings
     assert [line["score"] for line in lines] == [pytest.approx(0.35), pytest.approx(0.55), pytest.approx(0.45), None]
     assert lines[3]["failed"] == "error[H060]: not finite"
     assert choice["chosen"] == 1
     assert choice["difference"]["mean"] == pytest.approx(0.2)
     tuned = tracks.load(str(out / "pocket" / "tuned.yaml"))
-    assert tuned.tuned == {"sft": 4, "seqkd": 4}
+    assert tuned.tuned == {**tracks.load("pocket").tuned, "sft": 4, "seqkd": 4}
     assert tuned.overrides["sft"]["learning_rate"] == rates[1]
     files = {path.name: path.read_bytes() for path in (out / "pocket").iterdir()}
     tune_command.tune_command(wanted(out))
@@ -246,6 +246,44 @@ def executor_point(track: tracks.Track) -> Any:
 
     assert track.name == "pocket-tuned"
     return Point("pocket", None, 0, "sft", track.overrides["sft"])
+
+
+def test_finals_choose_anew_among_the_best_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The best trial of the short budget falls behind the second at the whole one."""
+    out = tmp_path / "tuning"
+    rates = [each.get("learning_rate") for each in tune.trials("sft", tracks.load("pocket"), 4, SPACE)]
+    short, whole = dict(zip(rates, (0.3, 0.5, 0.4, 0.2), strict=True)), {rates[1]: 0.2, rates[2]: 0.6}
+
+    def score(each: Job) -> float:
+        worth = whole if each.spec.track.budget["prompts"] == 512 else short
+        return worth[each.point.settings.get("learning_rate")]
+
+    executor = Scorer(tmp_path / "runs", score, {})
+    monkeypatch.setattr(tune_command, "Local", lambda workers: executor)
+    with pytest.raises(SpecError, match=r"no log .*sft\.jsonl"):
+        tune_command.tune_command(wanted(out, methods=["sft"], finals=2))
+    tune_command.tune_command(wanted(out, methods=["sft"], seeds=1))
+    trials = (out / "pocket" / "sft.jsonl").read_text().splitlines()[:-1]
+    tune_command.tune_command(wanted(out, methods=["sft"], finals=2, seeds=3))
+    assert executor.ran == 4 + 2 * 3
+    assert "sft     -        0.650  +0.400" in capsys.readouterr().out
+    lines = (out / "pocket" / "sft.jsonl").read_text().splitlines()
+    assert lines[:5] == trials
+    terms, first, second, choice = (json.loads(line) for line in lines[5:])
+    assert terms == {"finals": 2, "final_budget": {"prompts": 512}, "final_seeds": [9000, 9001, 9002]}
+    assert [(row["finalist"], row["score"]) for row in (first, second)] == [(1, pytest.approx(0.25)), (2, pytest.approx(0.65))]
+    assert (choice["chosen"], choice["next"], choice["settings"]["learning_rate"]) == (2, 1, rates[2])
+    assert choice["difference"]["mean"] == pytest.approx(0.4)
+    tuned = tracks.load(str(out / "pocket" / "tuned.yaml"))
+    assert (tuned.tuned["sft"], tuned.overrides["sft"]["learning_rate"]) == (6, rates[2])
+    tune_command.tune_command(wanted(out, methods=["sft"], finals=2, seeds=3))
+    assert (out / "pocket" / "sft.jsonl").read_text().splitlines() == lines, "finals replace the finals before"
+    path = out / "pocket" / "sft.jsonl"
+    path.write_text(path.read_text().replace(json.loads(lines[0])["digest"], "0" * 64))
+    with pytest.raises(SpecError, match=r"were made on other conditions .00000000, now "):
+        tune_command.tune_command(wanted(out, methods=["sft"], finals=2))
 
 
 def test_a_failure_that_is_not_the_settings_fault_writes_no_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

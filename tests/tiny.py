@@ -17,6 +17,18 @@ from harness.train.trainer import Optimization, Trainer
 from harness.types import Batch, Collected, Example, Loss, Models, Prompt, Rollout, Term
 
 VOCABULARY = 11
+OWN: dict[str, dict[str, Any]] = {
+    "Qwen3": {"head_dim": 8},
+    "Gemma": {"head_dim": 8},
+    "Gemma2": {
+        "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 4, "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 1.5, "attn_implementation": "eager",
+    },
+    "Granite": {"logits_scaling": 4.0},
+    "Cohere": {"logit_scale": 0.25},
+}  # fmt: skip
+"""Settings of an architecture, with caps and windows so small that they matter."""
+KINDS = ("Qwen2", "Qwen3", "Llama", "Gemma", "Gemma2", "Granite", "Cohere")
 
 
 def tiny(kind: str = "Qwen3", seed: int = 0, vocabulary: int = VOCABULARY, dtype: torch.dtype = torch.float64) -> Any:
@@ -25,8 +37,9 @@ def tiny(kind: str = "Qwen3", seed: int = 0, vocabulary: int = VOCABULARY, dtype
     torch.manual_seed(seed)
     config = getattr(transformers, f"{kind}Config")(
         vocab_size=vocabulary, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=64, initializer_range=0.3, tie_word_embeddings=kind == "Qwen3",
-        bos_token_id=None, eos_token_id=1, pad_token_id=0, **({"head_dim": 8} if kind == "Qwen3" else {}),
+        num_key_value_heads=1, max_position_embeddings=64, initializer_range=0.3,
+        tie_word_embeddings=kind not in ("Qwen2", "Llama"), bos_token_id=None, eos_token_id=1, pad_token_id=0,
+        **OWN.get(kind, {}),
     )  # fmt: skip
     return getattr(transformers, f"{kind}ForCausalLM")(config).to(dtype).eval()
 

@@ -13,11 +13,23 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
 
+WIDTHS = {"head_dim": 16}
+OWN: dict[str, dict[str, Any]] = {
+    "Qwen3": WIDTHS,
+    "Gemma": {**WIDTHS, "tie_word_embeddings": True},
+    "Gemma2": {
+        **WIDTHS, "query_pre_attn_scalar": 16, "sliding_window": 16, "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 3.0, "tie_word_embeddings": True,
+    },
+}  # fmt: skip
+"""Settings of an architecture, with caps and windows so small that they matter."""
+
 
 def checkpoint(
     kind: str, texts: Sequence[str], seed: int = 0, context: int = 2048, chat: bool = True
 ) -> tuple[Any, Any]:
-    """A model of an architecture ("Llama", "Qwen2") and its tokenizer; Llama's begins every text with a token of its own."""
+    """A model of an architecture ("Llama", "Qwen3", "Gemma2" ...) and its tokenizer; Llama's begins every text with a token of
+    its own."""
     import transformers
     from tokenizers import ByteLevelBPETokenizer
     from tokenizers.processors import TemplateProcessing
@@ -37,8 +49,8 @@ def checkpoint(
     torch.manual_seed(seed)
     config = getattr(transformers, f"{kind}Config")(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=context, initializer_range=0.3, tie_word_embeddings=False,
-        bos_token_id=1 if begins else None, eos_token_id=0, pad_token_id=0,
+        num_key_value_heads=1, max_position_embeddings=context, initializer_range=0.3, bos_token_id=1 if begins else None,
+        eos_token_id=0, pad_token_id=0, **{"tie_word_embeddings": False, **OWN.get(kind, {})},
     )  # fmt: skip
     return getattr(transformers, f"{kind}ForCausalLM")(config).double().eval(), tokenizer
 

@@ -13,6 +13,9 @@ from harness.cli import training  # noqa: F401 (each adds its commands, in this 
 from harness.cli import scoring  # noqa: F401
 
 # isort: split
+from harness.cli import planning  # noqa: F401
+
+# isort: split
 from harness.cli import looking  # noqa: F401
 
 # isort: split

@@ -143,3 +143,29 @@ def publish(
     from harness.commands import publish as publish_command
 
     publish_command.publish(check)
+
+
+@app.command("export", epilog="Example:  harness export 7f3a91c2 --out ./my-model")
+def export_(
+    run: Annotated[str, typer.Argument(help="A finished run: name, beginning of its identity, or folder.")],
+    out: Annotated[Path, typer.Option("--out", help="A folder that does not exist yet.")],
+    mark: Annotated[str, typer.Option("--mark", help="The mark whose weights are taken.")] = "1",
+    debug: DebugOption = False,
+) -> None:
+    """Copy a run's model to a folder that transformers and vLLM load, with a model card made of the run's scores."""
+    from harness.commands.export import export_command
+
+    export_command(run, out, mark)
+
+
+@app.command(epilog="Examples:  harness repeat ropd-s0-7f3a91c2      harness repeat results/runs")
+def repeat(
+    runs: Annotated[
+        list[str] | None, typer.Argument(help="Runs, tracks or folders of summaries, of which one is drawn; default: all runs.")
+    ] = None,
+    debug: DebugOption = False,
+) -> None:
+    """Make a finished run again from its spec, and say whether everything came out the same (exit code 1 if not)."""
+    from harness.commands.repeat import repeat_command
+
+    repeat_command(runs or [])

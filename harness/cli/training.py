@@ -11,17 +11,33 @@ import typer
 from harness.cli.options import (
     AtEndsOption,
     BudgetOption,
+    CriticOption,
     DebugOption,
     DisplayOption,
     DryRunOption,
+    EvalPromptsOption,
     ForceOption,
     JsonOption,
+    JudgeIsCriticOption,
+    JudgeOption,
+    KeyOption,
+    MaxUsdOption,
     MethodOption,
+    OfflineOption,
+    PriceOption,
+    ProcessesOption,
+    PromptsOption,
+    ReplayOption,
     SeedOption,
     SetOption,
+    SolutionsOption,
+    StudentOption,
     SuiteOption,
+    TeacherOption,
     TrackOption,
+    YesOption,
     app,
+    cache,
 )
 
 
@@ -30,10 +46,27 @@ def run(
     method: MethodOption,
     suite: SuiteOption = None,
     at_ends: AtEndsOption = None,
-    track: TrackOption = "pocket",
+    track: Annotated[
+        str | None, typer.Option("--track", "-t", help="A track by name, or a YAML file. Default: pocket, or own for yours.")
+    ] = None,
     seed: SeedOption = 0,
     setting: SetOption = None,
     budget: BudgetOption = None,
+    processes: ProcessesOption = None,
+    student: StudentOption = None,
+    teacher: TeacherOption = None,
+    critic: CriticOption = None,
+    judge: JudgeOption = None,
+    prompts: PromptsOption = None,
+    eval_prompts: EvalPromptsOption = None,
+    solutions: SolutionsOption = None,
+    max_usd: MaxUsdOption = None,
+    price: PriceOption = None,
+    key: KeyOption = None,
+    judge_is_critic: JudgeIsCriticOption = False,
+    yes: YesOption = False,
+    offline: OfflineOption = False,
+    replay: ReplayOption = None,
     curve: Annotated[bool, typer.Option("--curve/--no-curve", help="Draw the curve of all runs like this one.")] = True,
     fresh: Annotated[bool, typer.Option("--fresh", help="Set an existing run of this spec aside and start anew.")] = False,
     dry_run: DryRunOption = False,
@@ -46,12 +79,22 @@ def run(
 
     The same command again goes on with an interrupted run; of a finished one it shows the result.
     """
+    import contextlib
+
     from rich.console import Console
 
-    from harness import environment, runner
+    from harness import environment
+
+    if offline or replay:
+        environment.go_offline()
+
+    from harness import launch, runner
     from harness.display import Progress
     from harness.errors import SpecError
-    from harness.materials import check_names
+    from harness.forecast import confirm
+    from harness.needs import check
+    from harness.own import BASE, Own
+    from harness.replay import only
     from harness.spec import resolve
     from harness.store import RunStore
 
@@ -60,21 +103,33 @@ def run(
     mode = display or environment.display()
     if mode not in ("auto", "live", "plain", "none"):
         raise SpecError(f"no display named {mode!r}", where=f"--display {mode}", fix="one of auto, live, plain, none")
-    spec, origins = resolve(method, track, seed, setting, budget)
-    check_names(spec.track, suites)
+    own = Own(
+        student, teacher or (), critic, judge, prompts, eval_prompts, solutions, max_usd, price or (), key or (), judge_is_critic
+    )
+    spec, origins = resolve(method, track or (BASE if own else "pocket"), seed, setting, budget, own)
+    check(spec, suites)
+    begun = RunStore(environment.runs_dir() / spec.folder, spec)
+    size = launch.count(processes)
+    if launch.is_follower():
+        if not dry_run and (fresh or not runner.complete(begun, suites, ends)):
+            launch.follow(spec)
+        return
+    if dry_run or fresh or not runner.complete(begun, suites, ends):
+        confirm(spec, suites, ends, yes or offline or replay is not None)
     if dry_run:
         runner.rehearse(spec, suites, ends, force)
         return
-    store, found = RunStore.open(spec, origins, environment.runs_dir(), fresh=fresh)
+    store, found = RunStore.open(spec, origins, environment.runs_dir(), fresh=fresh, processes=size)
     console = Console(stderr=True, highlight=False)
     progress = Progress(spec, found, suites, mode, console, as_json)
     if not runner.complete(store, suites, ends):
-        runner.execute(spec, store, suites, ends, progress, sys.argv[1:], force)
+        with only(replay) if replay else contextlib.nullcontext():
+            runner.execute(spec, store, suites, ends, progress, sys.argv[1:], force, offline or replay is not None, size)
         found = "new"
     runner.finish(spec, store, suites, progress, already=found == "finished", draw=curve)
 
 
-@app.command(epilog="Examples:  harness sweep pocket-smoke --jobs 2      harness sweep -m ropd,sft --seeds 3 -s alpaca")
+@app.command(epilog="Examples:  harness sweep pocket-smoke --jobs 2      harness sweep mine.yaml --executor ray --gpus-per-run 1")
 def sweep(
     grid: Annotated[str | None, typer.Argument(help="A grid by name, or a YAML file.")] = None,
     method: Annotated[str | None, typer.Option("--method", "-m", help="In place of a grid: methods, with commas.")] = None,
@@ -83,8 +138,20 @@ def sweep(
     budget: BudgetOption = None,
     suite: SuiteOption = None,
     at_ends: AtEndsOption = None,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Runs at the same time, one thread each.")] = 1,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Runs at the same time. Default: 1; with ray, what the machines hold.")
+    ] = None,
+    executor: Annotated[str, typer.Option("--executor", help="local, or ray: the machines of a Ray cluster.")] = "local",
+    address: Annotated[
+        str | None, typer.Option("--address", help="Of a Ray cluster, HOST:6379. Without it one is started on this machine.")
+    ] = None,
+    cpus: Annotated[float | None, typer.Option("--cpus-per-run", help="Ray: CPUs of a run. Default: the grid's, or 1.")] = None,
+    gpus: Annotated[float | None, typer.Option("--gpus-per-run", help="Ray: GPUs of a run. Default: the grid's, or 0.")] = None,
+    retries: Annotated[
+        int | None, typer.Option("--retries", min=0, help="Ray: times a run that lost its machine is started again. Default: 3.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what is left to do, and stop.")] = False,
+    yes: YesOption = False,
     display: DisplayOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -93,11 +160,12 @@ def sweep(
     from harness.commands import sweep as command
     from harness.spec import budget_of
 
-    wanted = command.jobs_of(grid, {
+    found, where = command.grid_of(grid, {
         "methods": method and method.split(","), "seeds": seeds and list(range(seeds)), "tracks": track,
         "budgets": budget and [budget_of(budget)], "suites_at_marks": suite or ([] if at_ends else None), "suites": at_ends,
     })  # fmt: skip
-    command.sweep(wanted, jobs, dry_run, display, as_json, sys.argv[1:])
+    wanted = command.Wanted(executor, jobs, address, cpus, gpus, retries)
+    command.sweep(found, where, wanted, dry_run, display, as_json, sys.argv[1:], yes)
 
 
 @app.command(epilog="Examples:  harness tune ropd sft --trials 16 --jobs 2      harness tune --all --trials 16")
@@ -110,6 +178,9 @@ def tune(
     budget: BudgetOption = None,
     items: Annotated[str | None, typer.Option("--items", help="Tuning items, AlpacaEval's format. Default: pocket's.")] = None,
     out: Annotated[Path, typer.Option("--out", help="Logs go to TRACK/METHOD.jsonl below it.")] = Path("results/tuning"),
+    finals: Annotated[
+        int, typer.Option("--finals", min=0, help="Instead: run the best N trials of each log again, and choose among them.")
+    ] = 0,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Runs at the same time, one thread each.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the trials' runs, and stop.")] = False,
     display: DisplayOption = None,
@@ -124,7 +195,7 @@ def tune(
     chosen = sorted(registry.modules("methods")) if everything else list(dict.fromkeys(methods or []))
     tune_command(Wanted(
         methods=chosen, track=track, trials=trials, seeds=seeds, budget=budget_of(budget or []), items=items, out=out, jobs=jobs,
-        display=display, dry_run=dry_run, as_json=as_json, typed=sys.argv[1:],
+        finals=finals, display=display, dry_run=dry_run, as_json=as_json, typed=sys.argv[1:],
     ))  # fmt: skip
 
 
@@ -153,3 +224,26 @@ def check(
             jobs=jobs, junit=junit, as_json=as_json,
         )
     )  # fmt: skip
+
+
+@cache.command("export", epilog="Examples:  harness cache export 7f3a91c2 m.jsonl.gz      harness cache export --all m.jsonl.gz")
+def cache_export(
+    names: Annotated[list[str], typer.Argument(metavar="[RUN] FILE", help="A run, and where to write; with --all the file.")],
+    everything: Annotated[bool, typer.Option("--all", help="Every reply in the cache, whoever asked.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Pack the replies that a run used: harness run --replay FILE needs no server and no key. No key is in the file."""
+    from harness.commands import cache as command
+
+    command.export(names, everything)
+
+
+@cache.command("import", epilog="Example:  harness cache import replies.jsonl.gz")
+def cache_import(
+    file: Annotated[Path, typer.Argument(help="A file of harness cache export.")],
+    debug: DebugOption = False,
+) -> None:
+    """Put packed replies into the cache; replies that are there already stay as they are."""
+    from harness.commands import cache as command
+
+    command.take_in(file)

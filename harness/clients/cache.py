@@ -65,5 +65,10 @@ class ReplyCache:
         with self._lock:
             self._db.execute("INSERT OR IGNORE INTO replies VALUES (?, ?)", (key, json.dumps(reply, ensure_ascii=False)))
 
+    def keys(self) -> list[str]:
+        """The keys of all replies, in order."""
+        with self._lock:
+            return [row[0] for row in self._db.execute("SELECT key FROM replies ORDER BY key")]
+
     def close(self) -> None:
         self._db.close()

@@ -26,6 +26,7 @@ from harness.display import bounds, clean
 from harness.errors import SpecError
 from harness.evaluate import scored, stored
 from harness.evaluations import Evaluation, Grader, Sampled, preflight
+from harness.held import settings_of
 from harness.ledger import Budget, Ledger
 from harness.materials import build_suite, check_names
 from harness.spec import assignments
@@ -91,7 +92,7 @@ def evaluate(wanted: Wanted) -> None:
         raise SpecError("name either a model or a file of outputs", where="--model, --outputs",
                         fix="harness eval --model PATH|HUB_ID|RUN|URL/MODEL -s SUITE, or --outputs FILE -s SUITE")  # fmt: skip
     track, seed = _conditions(wanted)
-    settings = {**_given(track, wanted.suite), **assignments(list(wanted.settings))}
+    settings = {**_given(track, wanted.suite, seed), **assignments(list(wanted.settings))}
     suite = build_suite(wanted.suite, settings, f"suite {wanted.suite}")
     judges = _judges(wanted, track) if suite.needs_judge else []
     tell = Told()
@@ -136,7 +137,7 @@ def evaluate(wanted: Wanted) -> None:
         for result in results:
             _print(evaluation, result, console)
         if suite.needs_judge:
-            taught_by = [track.teacher.model] if track and track.teacher.url != "pocket" else []
+            taught_by = [track.teacher.model] if track and track.teacher and track.teacher.url != "pocket" else []
             _print_judges(evaluation, graders, [who.name, *taught_by], console)
         for asked in clients:
             tell.console.print(f"calls     {asked.id}: {asked.sent:,} sent, {asked.hits:,} from the cache", markup=False)
@@ -154,11 +155,11 @@ def _conditions(wanted: Wanted) -> tuple[Track | None, int]:
     return None, 0
 
 
-def _given(track: Track | None, suite: str) -> dict[str, Any]:
+def _given(track: Track | None, suite: str, seed: int) -> dict[str, Any]:
     if track is None:
         return {}
     check_names(track, [suite])
-    return dict(track.suites.get(suite, {}))
+    return settings_of(track, suite, seed)
 
 
 def _judges(wanted: Wanted, track: Track | None) -> list[Served]:
@@ -172,10 +173,10 @@ def _judges(wanted: Wanted, track: Track | None) -> list[Served]:
         served_at(text, key).model_copy(update={"usd_in": usd_in, "usd_out": usd_out})
         for text, key in zip(wanted.judges, keys, strict=True)
     ]
-    if not named and track is None:
+    if not named and (track is None or track.judge is None):
         raise SpecError(f"the suite {wanted.suite!r} needs a judge", where="--judge",
                         fix="for example --judge https://api.openai.com/v1/gpt-4o with its key in OPENAI_API_KEY")  # fmt: skip
-    return named or ([track.judge] if track else [])
+    return named or ([track.judge] if track and track.judge else [])
 
 
 def _print(evaluation: Evaluation, result: dict[str, Any], console: Console) -> None:

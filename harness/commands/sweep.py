@@ -10,9 +10,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from textwrap import indent
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
@@ -21,10 +23,13 @@ from rich.text import Text
 
 from harness import environment
 from harness.display import minutes
-from harness.errors import Interrupted, RunFault, SpecError
+from harness.errors import Interrupted, RunFault, SpecError, nearest
+from harness.forecast import confirm_all
 from harness.store import now
-from harness.sweep.grid import Job
+from harness.sweep import grid as grids
+from harness.sweep.grid import Grid, Job, Resources
 from harness.sweep.local import Executor, Local, Outcome
+from harness.tracks import explain
 
 MODES = ("auto", "live", "plain", "none")
 
@@ -39,6 +44,7 @@ class SweepProgress:
         self.console = Console(stderr=True, highlight=False)
         self.mode = ("live" if self.console.is_terminal else "plain") if mode == "auto" else mode
         self.total, self.before, self.workers, self.as_json = total, done, workers, as_json
+        self.out = sys.stdout
         self.active: dict[Job, float] = {}
         self.outcomes: list[Outcome] = []
         self.stopping = False
@@ -68,7 +74,8 @@ class SweepProgress:
 
     def ended(self, outcome: Outcome) -> None:
         self.active.pop(outcome.job, None)
-        self.outcomes.append(outcome)
+        if outcome.state != "again":
+            self.outcomes.append(outcome)
         if outcome.state == "left":
             return
         point, left = outcome.job.point, self.seconds_left()
@@ -81,6 +88,8 @@ class SweepProgress:
         if self.mode == "live":
             told = f"{outcome.state:<8}{point.label}   seed {point.seed}   {point.place}   {minutes(outcome.seconds)}"
             self.console.print(f"  {escape(told)}")
+            if outcome.state == "again":
+                self.console.print(indent(escape(outcome.error), " " * 10), soft_wrap=True)
 
     def finish(self) -> None:
         """Says what came of it."""
@@ -118,25 +127,98 @@ class SweepProgress:
 
     def _say(self, event: str, fields: Mapping[str, Any]) -> None:
         if self.as_json:
-            sys.stdout.write(json.dumps({"v": 1, "time": now(), "event": event, **fields}) + "\n")
-            sys.stdout.flush()
+            self.out.write(json.dumps({"v": 1, "time": now(), "event": event, **fields}) + "\n")
+            self.out.flush()
         if self.mode == "plain":
             text = " ".join(f"{key}={'_'.join(str(value).split())}" for key, value in fields.items())
             self.console.file.write(f"{now()} {event} {text}\n")
             self.console.file.flush()
 
 
-def sweep(jobs: Sequence[Job], workers: int, dry_run: bool, display: str | None, as_json: bool, typed: Sequence[str]) -> None:
-    """Carries out what is left of these runs, or with `dry_run` lists it.
+EXECUTORS = ("local", "ray")
+RETRIES = 3
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Who is to carry runs out, as typed; what is None was not."""
+
+    executor: str
+    jobs: int | None
+    address: str | None
+    cpus_per_run: float | None
+    gpus_per_run: float | None
+    retries: int | None
+
+    def check(self) -> None:
+        """Raises:
+        SpecError: no such executor, or options that it does not have.
+        """
+        if self.executor not in EXECUTORS:
+            raise SpecError(f"no executor named {self.executor!r}", where=f"--executor {self.executor}",
+                            fix=nearest(self.executor, EXECUTORS))  # fmt: skip
+        for name in ("address", "cpus_per_run", "gpus_per_run", "retries"):
+            if self.executor != "ray" and getattr(self, name) is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise SpecError(f"{option} is of the executor ray", where=option, fix="add --executor ray, or leave it out")
+        if (self.address or "").startswith("ray://"):
+            raise SpecError("a sweep is started on a machine of the cluster, not through Ray's client", where="--address",
+                            fix="type the command on one of its machines: --address HOST:6379")  # fmt: skip
+
+    def resources(self, grid: Resources) -> Resources:
+        """What a run takes: as typed, else as the grid says.
+
+        Raises:
+            SpecError: a number that does not fit.
+        """
+        typed = {"cpus": self.cpus_per_run, "gpus": self.gpus_per_run}
+        given = {**grid.model_dump(), **{name: value for name, value in typed.items() if value is not None}}
+        try:
+            return Resources.model_validate(given)
+        except ValidationError as error:
+            raise SpecError(explain(error, Resources), where="--cpus-per-run, --gpus-per-run") from error
+
+    @contextmanager
+    def carrying(self, jobs: Sequence[Job], run: Resources) -> Iterator[Executor]:
+        """The executor, connected inside.
+
+        Raises:
+            EnvironmentFault: no cluster, or none that is fit.
+        """
+        if self.executor == "local":
+            yield Local(self.jobs or 1)
+            return
+        from harness.sweep.ray import Ray
+
+        ray = Ray(jobs, run, self.address, self.jobs, RETRIES if self.retries is None else self.retries)
+        try:
+            for node, differs in ray.refused.items():
+                sys.stderr.write(f"left out  {ray.name_of(node)}: {differs}\n")
+            yield ray
+        finally:
+            ray.close()
+
+
+def sweep(
+    grid: Grid, where: str, wanted: Wanted, dry_run: bool, display: str | None, as_json: bool, typed: Sequence[str],
+    yes: bool = False,
+) -> None:  # fmt: skip
+    """Carries out what is left of a grid's runs, or with `dry_run` lists it.
 
     Raises:
+        SpecError: as in `harness.sweep.grid.jobs`, or of what was typed.
+        EnvironmentFault: no cluster, or none that is fit.
         RunFault: some runs failed; the others were carried out.
         Interrupted: the user stopped it; what was under way is saved.
     """
+    wanted.check()
+    resources, jobs = wanted.resources(grid.resources), grids.jobs(grid, where)
     if dry_run:
         rehearse(jobs, as_json)
         return
-    states, failures, stopped = conduct(jobs, Local(workers), display, as_json)
+    confirm_all([job.spec for job in jobs], yes)
+    with wanted.carrying(jobs, resources) as executor:
+        states, failures, stopped = conduct(jobs, executor, display, as_json)
     if not as_json and (display or environment.display()) != "none":
         Console(highlight=False).print(states_table(states))
     settle(states, failures, stopped, typed)
@@ -220,21 +302,19 @@ def states_table(states: Mapping[Job, str]) -> Table:
     return table
 
 
-def jobs_of(grid: str | None, typed: Mapping[str, Any]) -> list[Job]:
-    """The runs of a grid file, or of what was typed in its place (`methods` and so on, of which nothing is None).
+def grid_of(grid: str | None, typed: Mapping[str, Any]) -> tuple[Grid, str]:
+    """A grid file, or what was typed in its place (`methods` and so on; what is None was not), and where it was said.
 
     Raises:
-        SpecError: both or neither, or as in `harness.sweep.grid.jobs`.
+        SpecError: both or neither, or as in `harness.sweep.grid.load`.
     """
-    from harness.sweep import grid as grids
-
     given = {name: value for name, value in typed.items() if value is not None}
     if grid is not None:
         if given:
             raise SpecError(f"a grid file and options for {', '.join(sorted(given))}", where=f"harness sweep {grid}",
                             fix="write them into the file, or leave the file out")  # fmt: skip
-        return grids.jobs(grids.load(grid), grid)
+        return grids.load(grid), grid
     if "methods" not in given:
         raise SpecError("neither a grid nor methods", where="harness sweep",
                         fix=f"for example: harness sweep -m ropd,sft --seeds 3, or harness sweep {grids.names()[0]}")  # fmt: skip
-    return grids.jobs(grids.read({"seeds": [0], **given}, "harness sweep"), "harness sweep")
+    return grids.read({"seeds": [0], **given}, "harness sweep"), "harness sweep"

@@ -18,7 +18,19 @@ LEAVE_AT = 7 / 8
 
 
 SCORED_ROWS = 32
-"""Rows whose whole distributions exist at one time when likelihoods are asked for."""
+"""Rows whose whole distributions exist at one time when likelihoods are asked for, at most."""
+
+
+SCORED_LOGITS = 2**27
+"""Entries of these distributions, at most, unless a single row has more."""
+
+
+ROOM = 2**18
+"""Columns of keys and values of all rows that are decoded together, at most, unless a single row needs more."""
+
+
+PICKED = 2**24
+"""Entries of distributions that are made cumulative at one time, in float64, at most, unless a single row has more."""
 
 
 class HFGenerator:
@@ -29,18 +41,25 @@ class HFGenerator:
         stop_ids: token ids that end an answer; the id that ended it is part of the answer.
         rows: the most rows decoded together.
         vocabulary: only ids below it are sampled; None is the whole output layer, padding of its width included.
+        bf16: autocast to bfloat16, on CUDA only, as the trainer does.
     """
 
+    engine, copies = "hf", False
+
     def __init__(
-        self, model: Any, stop_ids: Sequence[int], pad_id: int, rows: int = 256, vocabulary: int | None = None
-    ) -> None:
-        self.model, self.pad_id, self.rows, self.vocabulary = model, pad_id, rows, vocabulary
+        self, model: Any, stop_ids: Sequence[int], pad_id: int, rows: int = 256, vocabulary: int | None = None,
+        bf16: bool = False,
+    ) -> None:  # fmt: skip
+        self.model, self.pad_id, self.rows, self.vocabulary, self.bf16 = model, pad_id, rows, vocabulary, bf16
         self.stop_ids = torch.tensor(sorted(stop_ids), device=model.device)
         self.version = 0
 
-    def sync(self) -> None:
+    def sync(self, whole: bool = False) -> None:
         """Takes note that the weights changed (they are shared with the trainer, nothing is copied)."""
         self.version += 1
+
+    def sleep(self) -> None:
+        """Holds nothing of its own that could be given back."""
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, keys: Sequence[Key]) -> list[Generation]:
@@ -49,11 +68,18 @@ class HFGenerator:
         self.model.eval()
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
         done: dict[int, Generation] = {}
-        for start in range(0, len(order), self.rows):
-            rows = order[start : start + self.rows]
-            done.update(zip(rows, self._batch([prompts[i] for i in rows], sampling, [keys[i] for i in rows]), strict=True))
+        while order:
+            room = max(1, ROOM // (len(prompts[order[-1]]) + sampling.max_tokens))
+            rows, order = order[: min(self.rows, room)], order[min(self.rows, room) :]
+            with self._autocast():
+                written = self._batch([prompts[i] for i in rows], sampling, [keys[i] for i in rows])
+            done.update(zip(rows, written, strict=True))
         self.model.train(was_training)
         return [done[i] for i in range(len(prompts))]
+
+    def _autocast(self) -> torch.autocast:
+        device = self.model.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.bf16 and device == "cuda")
 
     def _batch(self, prompts: list[Sequence[int]], sampling: Sampling, keys: list[Key]) -> list[Generation]:
         from transformers import DynamicCache
@@ -110,14 +136,18 @@ class HFGenerator:
         self.model.eval()
         order = sorted(range(len(rows)), key=lambda i: (len(rows[i][0]) + len(rows[i][1]), i))
         found: dict[int, tuple[float, bool]] = {}
-        for start in range(0, len(order), SCORED_ROWS):
-            places = order[start : start + SCORED_ROWS]
+        width = self.model.config.get_text_config().vocab_size
+        longest = max((len(row[1]) for row in rows), default=0) + 1
+        together = min(SCORED_ROWS, max(1, SCORED_LOGITS // (longest * width)))
+        for start in range(0, len(order), together):
+            places = order[start : start + together]
             ids_NL, seen_NL = self._left_padded([[*rows[i][0], *rows[i][1]] for i in places])
             steps = max(len(rows[i][1]) for i in places)
-            logits = self.model(
-                input_ids=ids_NL, attention_mask=seen_NL.long(), position_ids=(seen_NL.long().cumsum(-1) - 1).clamp(min=0),
-                use_cache=False, logits_to_keep=steps + 1,
-            ).logits[:, :-1, : self.vocabulary]  # fmt: skip
+            with self._autocast():
+                logits = self.model(
+                    input_ids=ids_NL, attention_mask=seen_NL.long(), position_ids=(seen_NL.long().cumsum(-1) - 1).clamp(min=0),
+                    use_cache=False, logits_to_keep=steps + 1,
+                ).logits[:, :-1, : self.vocabulary]  # fmt: skip
             logp_NTV = torch.log_softmax(logits.float(), -1)
             target_NT = ids_NL[:, -steps:]
             logp_NT = logp_NTV.gather(-1, target_NT[..., None])[..., 0]
@@ -139,8 +169,17 @@ class HFGenerator:
 def pick(logits_NV: Tensor, sampling: Sampling, draw_N: Tensor | None) -> tuple[Tensor, Tensor]:
     """The chosen ids [N] and their log-probs [N] under the distribution that was sampled.
 
-    Inverse CDF in float64 on given uniforms; greedy where the temperature is 0 (log-probs then at temperature 1).
+    Inverse CDF in float64 on given uniforms; greedy where the temperature is 0 (log-probs then at temperature 1). A few rows
+    are worked on at a time, so that a wide vocabulary does not need as much memory as a batch of layers.
     """
+    rows = max(1, PICKED // logits_NV.shape[-1])
+    draws = [None] * -(-len(logits_NV) // rows) if draw_N is None else draw_N.split(rows)
+    parts = [_pick(logits, sampling, draw) for logits, draw in zip(logits_NV.split(rows), draws, strict=True)]
+    chosen, logp = zip(*parts, strict=True)
+    return torch.cat(chosen), torch.cat(logp)
+
+
+def _pick(logits_NV: Tensor, sampling: Sampling, draw_N: Tensor | None) -> tuple[Tensor, Tensor]:
     logp_NV = torch.log_softmax(logits_NV.float() / (sampling.temperature or 1.0), -1)
     if draw_N is None:
         chosen = logp_NV.argmax(-1)

@@ -24,7 +24,7 @@ REFLECTION = "let me check the hint ."
 OF_ANOTHER, FLAWED = 0.25, 0.35
 """Shares of hints that answer another instruction, and that break criteria of this one; the others are right."""
 CORRECTED = 0.4
-"""Share of flawed attempts that are corrected. Were all of them, contexts of right and of flawed attempts would teach the same."""
+"""Share of flawed attempts that are corrected. Were all, contexts of right and of flawed attempts would teach the same."""
 
 _GROUPS = {
     "form": "opening closing format length sentences count order repeat".split(),

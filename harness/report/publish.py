@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 from harness.errors import SpecError, StoreError, nearest
 from harness.ledger import Budget
-from harness.report import claims, claims_show, curves, latex, overview, page, proxy, table
+from harness.report import claims, claims_show, curves, findings, latex, overview, page, proxy, table
 from harness.report.board import Row
 from harness.report.claims_data import shipped
 from harness.report.notes import seed_count
@@ -100,6 +100,7 @@ def regenerate(root: Path, out: Path) -> list[str]:
     texts["results/leaderboard.md"] = _leaderboard(view, fields)
     texts["results/table.tex"] = latex.to_latex(view, COMMAND)
     texts["results/claims.md"] = _claims(fields)
+    texts["results/stability.md"] = findings.to_markdown([(field.runs[0].conditions, field.runs) for field in fields], COMMAND)
     for field in fields:
         name = "report.html" if field is fields[0] else f"report-{field.stem}.html"
         texts[f"results/{name}"] = page.html(field.runs, field.suites, COMMAND)
@@ -237,7 +238,14 @@ def _leaderboard_block(main: Field, folder: Path) -> str:
     return table.marked_down(title, [cells], [*view.notes, *references, more]).rstrip()
 
 
-BLOCKS: Mapping[str, Callable[[Field, Path], str]] = {"leaderboard": _leaderboard_block, "figure": _figure_block}
+def _stability_block(main: Field, folder: Path) -> str:
+    """How far orders of methods agree, by what differs."""
+    return f"{findings.in_short(main.runs)}\n\n[One by one]({_seen('results/stability.md', folder)}), with intervals."
+
+
+BLOCKS: Mapping[str, Callable[[Field, Path], str]] = {
+    "leaderboard": _leaderboard_block, "figure": _figure_block, "stability": _stability_block,
+}  # fmt: skip
 """What a document can ask for: each is made of the main runs, with links as seen from the document's folder."""
 
 

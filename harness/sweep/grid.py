@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from harness.errors import SpecError, nearest
 from harness.materials import check_names
+from harness.money import priced
 from harness.spec import RunSpec, resolve
 from harness.store import RunStore, source_digest
 from harness.tracks import Part, explain
@@ -49,6 +50,20 @@ class Exclude(Part):
         return same and all(name in point.settings and point.settings[name] == value for name, value in self.settings.items())
 
 
+class Resources(Part):
+    """What a run takes of a cluster's machine."""
+
+    cpus: float = Field(1, gt=0)
+    gpus: float = Field(0, ge=0, description="below 1, runs share one")
+
+    @field_validator("gpus")
+    @classmethod
+    def _whole(cls, gpus: float) -> float:
+        if gpus > 1 and gpus != int(gpus):
+            raise ValueError("whole GPUs, or a share of one")
+        return gpus
+
+
 class Grid(Part):
     """What a grid file says. The product of all lists, less what `exclude` fits, is run."""
 
@@ -60,6 +75,7 @@ class Grid(Part):
     suites: tuple[str, ...] = Field((), description="scored at the first and the last mark alone")
     settings: dict[str, dict[str, list[Any]]] = Field(default_factory=dict, description="values of settings, by method")
     exclude: tuple[Exclude, ...] = ()
+    resources: Resources = Field(default_factory=Resources, description="of a run, where a cluster carries it out")
 
     @model_validator(mode="after")
     def _asks_for_scores(self) -> Grid:
@@ -113,7 +129,12 @@ class Job:
         suites = [word for name in self.suites for word in ("--suite", name)]
         ends = [word for name in self.at_ends for word in ("--suite-at-ends", name)]
         return ("run", "--method", point.method, "--track", point.track, "--seed", str(point.seed), *budget, *settings,
-                *suites, *ends, "--no-curve", "--display", "none")  # fmt: skip
+                *suites, *ends, *self._paid, "--no-curve", "--display", "none")  # fmt: skip
+
+    @property
+    def _paid(self) -> tuple[str, ...]:
+        """The question that a run with paid servers asks was answered for the whole grid."""
+        return ("--yes",) if any(priced(model) for _, model in self.spec.track.served) else ()
 
     def store(self, root: Path) -> RunStore:
         """The run's folder below the runs folder, which need not be there."""

@@ -14,18 +14,21 @@ from typing import Literal, Protocol
 
 from harness.sweep.grid import Job
 
-State = Literal["done", "failed", "stopped", "left"]
+State = Literal["done", "failed", "stopped", "left", "again"]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended. "stopped" and "left" (never started) are those of an executor that was asked to stop."""
+    """How a job ended. "stopped" and "left" (never started) are those of an executor that was asked to stop.
+
+    "again" is no end: the run lost its machine, not by its own fault, and will be started once more.
+    """
 
     job: Job
     state: State
     seconds: float
     error: str = ""
-    """What a failed run said at its end."""
+    """What a failed run said at its end, or why it is started again."""
 
 
 class Executor(Protocol):
@@ -36,7 +39,10 @@ class Executor(Protocol):
         """How many runs it has under way at a time."""
 
     def outcomes(self, jobs: Sequence[Job], started: Callable[[Job], None]) -> Iterator[Outcome]:
-        """Runs all jobs; yields each one's outcome when it is over, failures too. `started` may be told from any thread."""
+        """Runs all jobs; yields each one's outcome when it is over, failures too, and before that an "again" for each restart.
+
+        `started` may be told from any thread.
+        """
 
     def stop(self) -> None:
         """Starts no more jobs and asks those under way to save and end; a second time, to end at once."""

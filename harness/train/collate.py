@@ -96,3 +96,27 @@ def _token_rows(name: str, rows: Sequence[Sequence[float]], rollouts: Sequence[R
                 f"{rollout.prompt.id!r}; give one for each token"
             )
     return rows
+
+
+def micro_batches(examples: Sequence[Example], most: int) -> list[list[int]]:
+    """Indices of examples, short ones first, cut so that rows times the longest row are at most so many tokens.
+
+    A single example may have more.
+    """
+    longest = [_longest_row(example) for example in examples]
+    parts: list[list[int]] = []
+    rows = 0
+    for i in sorted(range(len(examples)), key=longest.__getitem__):
+        rows += len(examples[i].rollouts)
+        if not parts or rows * longest[i] > most:
+            parts.append([])
+            rows = len(examples[i].rollouts)
+        parts[-1].append(i)
+    return parts
+
+
+def _longest_row(example: Example) -> int:
+    """A bound on the tokens that a model reads in one row of the example, behind whichever view."""
+    fronts = [[rollout.prompt_tokens for rollout in example.rollouts], *example.views.values()]
+    longest_front = max((len(ids) for prompts in fronts for ids in prompts), default=0)
+    return longest_front + max((len(rollout.tokens) for rollout in example.rollouts), default=0)

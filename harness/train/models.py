@@ -7,9 +7,9 @@ part, H hidden width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,15 +20,10 @@ from harness.errors import CapabilityError
 from harness.objectives.logprobs import gather_logprobs, token_logprobs
 from harness.types import Batch, Mix
 
+from .lora import Adapter
 from .rows import Rows, rows_of
 
 PerToken = Callable[..., tuple[Tensor, ...]]
-
-def load_causal_lm(path: str | Path, dtype: torch.dtype = torch.float32) -> Any:
-    """A causal language model from a Hugging Face folder or name: safetensors only, and no code but transformers' own."""
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, trust_remote_code=False).eval()
 
 
 class StreamedLM(nn.Module):
@@ -41,41 +36,70 @@ class StreamedLM(nn.Module):
         vocabulary: ids below it count; a wider, padded output layer is cut to it before the softmax.
         temperature: what the logits are divided by.
         chunk: completion positions whose log-probs exist at the same time.
+        without: an adapter of the model that is off whenever it is read here.
+        recompute: keep no activations of the layers for the gradient, but compute them again.
 
     Raises:
-        CapabilityError: the output layer is narrower than the vocabulary, or the model does more than a linear map
-            between its decoder and its logits.
+        CapabilityError: the output layer is narrower than the vocabulary, the model's logits are not its output layer's,
+            scaled or capped as its config says, or its layers cannot be computed again.
     """
 
-    def __init__(self, model: Any, *, vocabulary: int, temperature: float = 1.0, chunk: int = 1024) -> None:
+    def __init__(
+        self, model: Any, *, vocabulary: int, temperature: float = 1.0, chunk: int = 1024, without: Adapter | None = None,
+        recompute: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.model, self.vocabulary, self.temperature, self.chunk = model, vocabulary, temperature, chunk
+        self.without, self.recomputed = without, _recomputable(model) if recompute else []
+        self.sharded = False
+        """Whether other processes hold parts of the weights, and so must take part in every pass."""
         self._check()
 
     @torch.no_grad()
     def _check(self) -> None:
         ids = torch.zeros(1, 2, dtype=torch.long, device=self.model.device)
         direct = self.model(input_ids=ids, use_cache=False).logits
-        ours = self.model.get_output_embeddings()(self.model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state)
+        ours = self.logits(self.model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state)
         name = type(self.model).__name__
         if direct.shape[-1] < self.vocabulary:
             raise CapabilityError(
                 f"{name} has {direct.shape[-1]} output tokens, the run's vocabulary is {self.vocabulary}",
                 fix="use models that share a tokenizer, and a vocabulary no wider than the narrowest of them",
             )
+        direct = direct[..., : self.vocabulary]
         if not torch.allclose(direct, ours, rtol=1e-3, atol=1e-3):
             raise CapabilityError(
-                f"{name} changes its logits after the output layer (they differ by {(direct - ours).abs().max():.3g}), "
-                "so its log-probs cannot be streamed",
-                fix="use a model without logit scaling or soft-capping, such as Qwen2, Qwen3 or Llama",
+                f"{name} changes its logits after the output layer in a way that is not known here (they differ by "
+                f"{(direct - ours).abs().max():.3g}), so its log-probs cannot be streamed",
+                fix="use a model whose logits are its output layer's, scaled or capped as its config says: Qwen, Llama, Gemma",
             )
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """The layers as they are to be read: without an adapter, or computed again for a gradient."""
+        again = self.recomputed if torch.is_grad_enabled() else []
+        with self.without.off() if self.without else contextlib.nullcontext():
+            for layer in again:  # of these modules alone: their parts stay in eval mode, without dropout
+                layer.training = True
+            try:
+                yield
+            finally:
+                for layer in again:
+                    layer.training = False
 
     def hidden(self, rows: Rows) -> Tensor:
         """Last hidden states where completion tokens are predicted, [C, H]."""
+        with self._reading():
+            return self._hidden(rows)
+
+    def _hidden(self, rows: Rows) -> Tensor:
         from transformers import DynamicCache, DynamicLayer
 
         decoder, front, cache = self.model.get_decoder(), rows.front, DynamicCache(config=self.model.config)
-        if front is None or not all(type(layer) is DynamicLayer for layer in cache.layers):
+        # a layer that is computed again cannot write to a cache; one that other processes hold parts of must be called equally
+        # often in all of them, and have all gradients at its outputs
+        again = self.sharded or (self.recomputed and torch.is_grad_enabled())
+        if front is None or again or not all(type(layer) is DynamicLayer for layer in cache.layers):
             return decoder(input_ids=rows.ids_NL, use_cache=False).last_hidden_state[rows.row_C, rows.column_C]
         place_PL = (front.seen_PL.long().cumsum(-1) - 1).clamp(min=0)
         decoder(
@@ -91,22 +115,29 @@ class StreamedLM(nn.Module):
         ).last_hidden_state  # fmt: skip
         return hidden_NTH[rows.row_C, rows.step_C]
 
+    def logits(self, hidden_CH: Tensor) -> Tensor:
+        """What the model's own head makes of last hidden states, cut to the vocabulary."""
+        return _bent(self.model.get_output_embeddings()(hidden_CH)[..., : self.vocabulary], self.model.config)
+
     def logprobs(self, hidden_CH: Tensor) -> Tensor:
         """Log-softmax at the temperature, [C, V], in float32 at least."""
-        return token_logprobs(self.model.get_output_embeddings()(hidden_CH)[:, : self.vocabulary], self.temperature)
+        return token_logprobs(self.logits(hidden_CH), self.temperature)
 
     @property
     def parameter_count(self) -> int:
-        return sum(parameter.numel() for parameter in self.model.parameters())
+        """Of the weights that are read."""
+        unread = sum(parameter.numel() for parameter in self.without.parameters.values()) if self.without else 0
+        return sum(parameter.numel() for parameter in self.model.parameters()) - unread
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def next_logprobs(self, prompts: Sequence[Sequence[int]], ids: Sequence[int]) -> list[list[float]]:
         """Log-probs at temperature 1 of some ids as the token after each prompt, [Q][K]."""
-        device, last_Q = self.model.device, torch.tensor([len(prompt) - 1 for prompt in prompts])
-        longest = int(last_Q.max()) + 1
+        device, longest = self.model.device, max(map(len, prompts))
+        last_Q = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
         ids_QL = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts], device=device)
-        hidden_QLH = self.model.get_decoder()(input_ids=ids_QL, use_cache=False).last_hidden_state
-        logits_QV = self.model.get_output_embeddings()(hidden_QLH[torch.arange(len(prompts)), last_Q])[:, : self.vocabulary]
+        with self._reading():
+            hidden_QLH = self.model.get_decoder()(input_ids=ids_QL, use_cache=False).last_hidden_state
+        logits_QV = self.logits(hidden_QLH[torch.arange(len(prompts), device=device), last_Q])
         return token_logprobs(logits_QV)[:, list(ids)].tolist()
 
     def forward(self, fn: PerToken, rows: Rows, frozen: Sequence[Sequence[Part]] = ()) -> tuple[Tensor, ...]:
@@ -135,6 +166,37 @@ class StreamedLM(nn.Module):
         else:
             chunks = [one(own_CH[at : at + self.chunk], at) for at in starts]
         return tuple(torch.cat(column) for column in zip(*chunks, strict=True))
+
+
+def _bent(logits: Tensor, config: Any) -> Tensor:
+    """Logits as a model's own head scales or caps them; where its config says nothing of that they stay as they are.
+
+    Soft caps are Gemma's (arXiv:2408.00118, section 2), divisors Granite's, factors Cohere's and Falcon-H1's.
+    """
+    own = config.get_text_config()
+    for factor in (getattr(own, "logit_scale", None), getattr(own, "lm_head_multiplier", None)):
+        if factor is not None and factor != 1:
+            logits = logits * factor
+    divisor, cap = getattr(own, "logits_scaling", None), getattr(own, "final_logit_softcapping", None)
+    if divisor is not None and divisor != 1:
+        logits = logits / divisor
+    return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+def _recomputable(model: Any) -> list[Any]:
+    """The layers of a model whose activations need not be kept, told so."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers or not model.supports_gradient_checkpointing:
+        raise CapabilityError(
+            f"the layers of {type(model).__name__} cannot be computed again for the gradient",
+            where="training.activation_checkpointing", fix="leave it off, and lower training.micro_batch_tokens",
+        )  # fmt: skip
+    # the first is its name of late, older versions of transformers have the second alone
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    return layers
 
 
 @dataclass(frozen=True)
@@ -170,7 +232,7 @@ class TrainModels:
     """What a loss may ask of the models (`harness.types.Models`): the policy with gradient, the others frozen.
 
     Args:
-        policy: the module that is trained, possibly wrapped for distribution.
+        policy: the model that is trained.
         frozen: other models by name.
         charge: called for each pass of a frozen model with its name, the tokens it read (prompts and completions) and the
             completion tokens it scored.
@@ -181,7 +243,7 @@ class TrainModels:
     """
 
     def __init__(
-        self, policy: nn.Module, frozen: Mapping[str, StreamedLM], charge: Callable[[str, int, int], None], bf16: bool = False
+        self, policy: StreamedLM, frozen: Mapping[str, StreamedLM], charge: Callable[[str, int, int], None], bf16: bool = False
     ) -> None:
         self.policy, self.frozen, self.charge, self.bf16 = policy, frozen, charge, bf16
         self.policy_tokens = 0
@@ -220,7 +282,7 @@ class TrainModels:
         position_NT[rows.kept_K[rows.row_C], rows.step_C] = torch.arange(len(rows.target_C), device=batch.mask_NT.device)
         for name, view, coef_N in frozen.parts:
             wanted_N = coef_N != 0 if keep_N is None else (coef_N != 0) & keep_N
-            if not bool(wanted_N.any()):
+            if not bool(wanted_N.any()) and not self._frozen(name).sharded:
                 continue
             read = rows_of(batch, view, wanted_N)
             place_C = position_NT.new_full((len(rows.target_C),), -1)
