@@ -43,7 +43,7 @@ def train(run: Assembled, store: RunStore, watcher: Watcher) -> None:
     again: list[Prompt] = []
     saved = store.load_state()
     if saved:
-        state = torch.load(io.BytesIO(saved), weights_only=False)
+        state = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=False)
         trainer.load_state_dict(state["trainer"])
         method.load_state_dict(state["method"])
         ledger.load_state_dict(state["ledger"])

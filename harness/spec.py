@@ -147,13 +147,14 @@ def resolve(
                 if locked
                 else nearest(key, cls.Config.model_fields),
             )
-    given = {**the_track.overrides.get(method, {}), **mine}
+    given = the_track.overrides.get(method, {})
     try:
-        config = cls.Config.model_validate(given)
+        plain, config = cls.Config.model_validate(given), cls.Config.model_validate({**given, **mine})
     except ValidationError as error:
         raise SpecError(explain(error, cls.Config), where=f"settings of {method}") from error
+    typed = {name for name in mine if getattr(config, name) != getattr(plain, name)}  # what says nothing new decides nothing
     origins = {
-        name: "--set" if name in mine else f"track {the_track.name}" if name in given else "default"
+        name: "--set" if name in typed else f"track {the_track.name}" if name in given else "default"
         for name in cls.Config.model_fields
     }
     spec = RunSpec(method=method, config=config.model_dump(mode="json"), seed=seed, track=the_track)

@@ -131,13 +131,14 @@ def test_settings_are_read_as_yaml_and_validated_by_type() -> None:
 
 
 def test_every_setting_says_where_it_came_from() -> None:
-    spec, origins = resolve("ropd", settings=["clip_low=0.1", "group_size=6"])
+    spec, origins = resolve("ropd", settings=["clip_low=0.1", "group_size=6", "signal=own"])
     paper = method("ropd").Config()
     assert origins.config.keys() == spec.config.keys()
     assert (origins.config["clip_low"], origins.config["group_size"]) == ("--set", "--set")
     for name, value in spec.track.overrides["ropd"].items():
         if name != "group_size":
             assert (origins.config[name], spec.config[name]) == (f"track {spec.track.name}", value)
+    assert origins.config["signal"] == "default", "what was typed is what it would be anyway"
     assert (origins.config["clip_high"], spec.config["clip_high"]) == ("default", paper.model_dump()["clip_high"])
 
 
