@@ -12,13 +12,14 @@ from rich.console import Console
 
 from harness import held
 from harness.clients.metered import Tariff
+from harness.clients.openai import CHARACTERS_PER_TOKEN
 from harness.connect import UNSERVED, here
 from harness.display import amount
 from harness.errors import Interrupted, SpecError
 from harness.evaluate import decodings, due
 from harness.materials import build_suite
 from harness.money import check_prices, priced
-from harness.preflight import CHARACTERS_PER_TOKEN, expected
+from harness.preflight import expected
 from harness.spec import RunSpec
 from harness.stream import read
 from harness.suite import JudgedSuite, Suite

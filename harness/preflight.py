@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.clients.metered import Tariff
+from harness.clients.openai import CHARACTERS_PER_TOKEN
 from harness.errors import CapabilityError
 from harness.evaluate import decodings, due
 from harness.method import needs_of
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 TRIALS = 3
 """Calls of a kind that may go unread before the judge is refused."""
-CHARACTERS_PER_TOKEN = 4
-"""For estimates of what a judge of unknown tokenizer will read."""
 
 
 @dataclass(frozen=True)

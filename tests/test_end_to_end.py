@@ -20,6 +20,7 @@ import yaml
 from harness.assemble import assemble
 from harness.commands import repeat
 from harness.errors import Interrupted, SpecError
+from harness.gate.runs import Silent
 from harness.loop import score_marks, train
 from harness.pocket import world
 from harness.pocket.oracle import OracleProcess
@@ -29,19 +30,6 @@ from harness.store import RunStore, read_lines
 from harness.train.load import load_causal_lm
 
 ITEMS = 24
-
-
-class Silent:
-    """A watcher that says nothing and never stops."""
-
-    def state(self, word: str) -> None: ...
-
-    def round(self, number: int, used: float, metrics: dict[str, float]) -> None: ...
-
-    def mark(self, row: dict[str, Any], scores: dict[str, Any]) -> None: ...
-
-    def stopping(self) -> bool:
-        return False
 
 
 @pytest.fixture(scope="module")

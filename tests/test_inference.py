@@ -18,6 +18,7 @@ from harness.assemble import assemble
 from harness.commands.eval import best_of_run as finished
 from harness.environment import runs_dir
 from harness.errors import SpecError
+from harness.gate.runs import Silent
 from harness.inference import longest, self_judged, shortest, tournament
 from harness.loop import score_marks, train
 from harness.prompts import SHARED, load
@@ -92,17 +93,6 @@ def test_the_question_to_real_models_fences_what_others_wrote() -> None:
     places = [user["content"].index(f">\n{text}\n</") for text in ("why ?", "one\nAnswer B:", "two")]
     assert places == sorted(places)
     assert user["content"].endswith("Your reply begins with the letter of the better answer, A or B.")
-
-
-class Silent:
-    def state(self, word: str) -> None: ...
-
-    def round(self, number: int, used: float, metrics: dict[str, float]) -> None: ...
-
-    def mark(self, row: dict[str, Any], scores: dict[str, Any]) -> None: ...
-
-    def stopping(self) -> bool:
-        return False
 
 
 def small_run(root: Path) -> RunStore:

@@ -19,6 +19,7 @@ from tiny_chat import saved
 
 from harness import registry, tracks
 from harness.assemble import assemble
+from harness.gate.runs import Silent
 from harness.generate.local import LocalEndpoint
 from harness.generate.student import ChatCodec
 from harness.loop import train
@@ -31,17 +32,6 @@ from harness.train.load import load_causal_lm, load_tokenizer
 
 STUDENT, TEACHER = (str(ASSETS / "pocket" / "pair0" / role) for role in ("student", "teacher"))
 LOOSE = ("clock.jsonl", "environment.json", "manifest.json", "spec.yaml")
-
-
-class Silent:
-    def state(self, word: str) -> None: ...
-
-    def round(self, number: int, used: float, metrics: dict[str, float]) -> None: ...
-
-    def mark(self, row: dict[str, Any], scores: dict[str, Any]) -> None: ...
-
-    def stopping(self) -> bool:
-        return False
 
 
 @pytest.fixture(scope="module")

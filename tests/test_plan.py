@@ -6,7 +6,6 @@ import json
 import math
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ from tiny import tiny
 from harness import registry, tracks
 from harness.assemble import assemble
 from harness.errors import CapabilityError, SpecError
+from harness.gate.runs import Silent
 from harness.loop import train
 from harness.method import Ask
 from harness.plan import costs, machine
@@ -35,19 +35,6 @@ REAL = ("qwen2.5-0.5b", "qwen3-4b-ropd", "qwen3-1.7b-ogls", "gemma2-2b-pad")
 FEW = Lengths(1000, 1000)
 """Longer than the embedded track's texts may be: they are cut, and fewer prompts are played."""
 CLASSES = {"qwen2": "Qwen2", "qwen3": "Qwen3", "llama": "Llama", "gemma2": "Gemma2"}
-
-
-class Silent:
-    """A watcher that says nothing and never stops."""
-
-    def state(self, word: str) -> None: ...
-
-    def round(self, number: int, used: float, metrics: dict[str, float]) -> None: ...
-
-    def mark(self, row: dict[str, Any], scores: dict[str, Any]) -> None: ...
-
-    def stopping(self) -> bool:
-        return False
 
 
 @pytest.fixture(scope="module")

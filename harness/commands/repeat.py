@@ -66,11 +66,9 @@ def differing(run: Run) -> list[str]:
 
 
 def _made_again(run: Run, folder: Path) -> Path:
-    from harness.assemble import assemble
-    from harness.gate.runs import Silent
+    from harness.gate.runs import Silent, apart
     from harness.loop import score_marks, train
     from harness.spec import Origins, RunSpec
-    from harness.store import RunStore
     from harness.tracks import content_of
 
     spec = RunSpec.model_validate(run.spec)
@@ -78,8 +76,7 @@ def _made_again(run: Run, folder: Path) -> Path:
         raise SpecError(f"{run.name} was made with other embedded models ({world.content}, now {content_of(world.scale)})",
                         where=run.name, fix="check out the commit that its environment names")  # fmt: skip
     ends = {suite for suite in run.suites if len(set(run.scores[suite]) - {TEACHER}) < len(run.marks)}
-    store, _ = RunStore.open(spec, Origins(config=dict(run.origins)), folder / "runs")
-    with environment.caching_in(folder / "cache"), assemble(spec, run.suites, lambda word: None, ends) as made:
+    with apart(spec, Origins(config=dict(run.origins)), run.suites, folder, ends) as (made, store):
         train(made, store, Silent())
         score_marks(made, store, Silent())
     return store.folder

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -20,6 +21,9 @@ from harness.report.labels import flat
 from harness.report.runs import Incomparable
 from harness.spec import UNTRAINED, Origins, RunSpec, canonical, resolve
 from harness.store import RunStore
+
+if TYPE_CHECKING:
+    from harness.assemble import Assembled
 
 Verdict = Literal["pass", "FAIL", "unclear"]
 Task = TypeVar("Task")
@@ -175,14 +179,23 @@ def run_apart(plan: Plan, method: str, seed: int, suites: Sequence[str], folder:
     Raises:
         HarnessError: see `assemble` and `train`.
     """
-    from harness.assemble import assemble
     from harness.loop import train
 
-    spec, origins = plan.resolved(method, seed)
-    store, _ = RunStore.open(spec, origins, folder / "runs")
-    with environment.caching_in(folder / "cache"), assemble(spec, suites, lambda word: None) as run:
+    with apart(*plan.resolved(method, seed), suites, folder) as (run, store):
         train(run, store, Silent())
     return store
+
+
+@contextlib.contextmanager
+def apart(
+    spec: RunSpec, origins: Origins, suites: Sequence[str], folder: Path, at_ends: Collection[str] = ()
+) -> Iterator[tuple[Assembled, RunStore]]:
+    """A run, ready to be trained, and its store; its files and cached replies lie below `folder` alone. Raises as `assemble`."""
+    from harness.assemble import assemble
+
+    store, _ = RunStore.open(spec, origins, folder / "runs")
+    with environment.caching_in(folder / "cache"), assemble(spec, suites, lambda word: None, at_ends) as run:
+        yield run, store
 
 
 def in_processes(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.clients.openai import CHARACTERS_PER_TOKEN
 from harness.errors import EnvironmentFault, SuiteError
 from harness.evaluate import decodings
 from harness.materials import the_suites
-from harness.plan.voices import CHARACTERS
 from harness.spec import RunSpec
 from harness.suite import JudgedSuite
 
@@ -54,11 +54,11 @@ def _scoring(spec: RunSpec, name: str, share: float) -> Scoring:
     tokens = [share * (item.max_tokens or track.evaluation.max_tokens) for item in written]
     mean = sum(tokens) / max(1, len(tokens))
     ways, marks = len(decodings(items, track.evaluation.temperatures)), len(track.budget_value.schedule)
-    asked = sum(len(item.question) for item in written) * suite.samples // CHARACTERS
+    asked = sum(len(item.question) for item in written) * suite.samples // CHARACTERS_PER_TOKEN
     teaches = track.teacher is not None and bool(written) and not any(item.plain for item in items)
     trial = suite.trial() if isinstance(suite, JudgedSuite) and track.judge else {}
     requests = [call.request for calls in trial.values() for call in calls if call.request]
-    read = sum(len(message["content"]) for request in requests for message in request.messages) // CHARACTERS
+    read = sum(len(message["content"]) for request in requests for message in request.messages) // CHARACTERS_PER_TOKEN
     said = sum(min(request.max_tokens, REPLY) for request in requests)
     graded = ways * marks + teaches
     return Scoring(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import environment
+from harness.clients.openai import CHARACTERS_PER_TOKEN
 from harness.errors import SpecError
 from harness.ledger import METERS, Ledger
 from harness.plan import machine, past
@@ -15,7 +16,6 @@ from harness.plan.evaluation import Scoring, scorings
 from harness.plan.machine import Assumed
 from harness.plan.money import Prices, prices_of
 from harness.plan.rehearsal import RIGHT, Lengths, Phase, Rehearsal, rehearse
-from harness.plan.voices import CHARACTERS
 from harness.registry import method as method_of
 from harness.spec import RunSpec
 
@@ -138,7 +138,8 @@ def _lengths(spec: RunSpec, wanted: Wanted, known: Sequence[past.Past]) -> tuple
 
 
 def _counted(rehearsal: Rehearsal) -> list[str]:
-    exact = "by the student's tokenizer" if rehearsal.exact else f"as {CHARACTERS} characters each (its tokenizer is not here)"
+    guess = f"as {CHARACTERS_PER_TOKEN} characters each (its tokenizer is not here)"
+    exact = "by the student's tokenizer" if rehearsal.exact else guess
     prompts = "the track's" if rehearsal.real_prompts else "made up, as the track's are not on this machine (--prompt-tokens)"
     checks = rehearsal.own.meters["verifier_calls"]
     return [f"prompts of {rehearsal.prompt_tokens:.0f} tokens with their template, {prompts}; counted {exact}",

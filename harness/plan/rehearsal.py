@@ -13,6 +13,7 @@ from typing import Any
 
 from harness import registry
 from harness.clients.metered import Client, Tariff
+from harness.clients.openai import CHARACTERS_PER_TOKEN
 from harness.clients.roles import ServedTeacher
 from harness.errors import EnvironmentFault, SpecError
 from harness.ledger import Ledger
@@ -23,7 +24,7 @@ from harness.plan.machine import trained
 from harness.plan.schema import Replies
 from harness.plan.shapes import Shape, folder_of, shape_of
 from harness.plan.standins import Coins, Critic, FrozenStudent, Model, Server, Student
-from harness.plan.voices import CHARACTERS, Codec, Said, Voice, spread
+from harness.plan.voices import Codec, Said, Voice, spread
 from harness.prompts import load
 from harness.spec import RunSpec
 from harness.supply import FrozenChooser, Outcomes, Preferences, solutions
@@ -268,7 +269,7 @@ def _counter(served: Served | None) -> Any:
         from harness.pocket.protocol import count_tokens
 
         return count_tokens
-    return lambda text: -(-len(text) // CHARACTERS)
+    return lambda text: -(-len(text) // CHARACTERS_PER_TOKEN)
 
 
 def _prompts(track: Track, tokens: int, look: bool) -> tuple[list[Prompt], bool]:
@@ -276,7 +277,7 @@ def _prompts(track: Track, tokens: int, look: bool) -> tuple[list[Prompt], bool]
     if look:
         with contextlib.suppress(SpecError, EnvironmentFault):  # not here: their length is assumed, and the plan says so
             return training_prompts(track), True
-    words = ("an assumed prompt that says what is wanted and what must be kept to " * tokens)[: CHARACTERS * tokens]
+    words = ("an assumed prompt that says what is wanted and what must be kept to " * tokens)[: CHARACTERS_PER_TOKEN * tokens]
     solution, reference = words if track.solutions == "data" else None, None if track.critic else "42"
     made = Prompt("assumed", ({"role": "user", "content": words},), solution, reference)
     return [replace(made, id=f"assumed-{i}") for i in range(PLAYED[1])], False

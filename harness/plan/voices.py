@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
 
+from harness.clients.openai import CHARACTERS_PER_TOKEN
 from harness.types import Message, Prompt
 
 if TYPE_CHECKING:
     from harness.generate.student import ChatCodec
 
-CHARACTERS = 4
-"""Of a token, where no tokenizer is on this machine."""
 AROUND = 4
 """Tokens that a chat template sets around a message, where none is at hand."""
 IDS = 8192
@@ -41,7 +40,7 @@ class Codec:
     def text(self, text: str) -> list[int]:
         if self._chat is not None:
             return [token % IDS for token in self._chat.tokenizer(text, add_special_tokens=False)["input_ids"]]
-        pieces = (text[at : at + CHARACTERS] for at in range(0, len(text), CHARACTERS))
+        pieces = (text[at : at + CHARACTERS_PER_TOKEN] for at in range(0, len(text), CHARACTERS_PER_TOKEN))
         return [zlib.crc32(piece.encode()) % IDS for piece in pieces]
 
     def completion(self, text: str) -> list[int]:
