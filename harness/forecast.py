@@ -11,22 +11,17 @@ from pathlib import Path
 from rich.console import Console
 
 from harness import held
-from harness.clients.metered import Tariff
 from harness.clients.openai import CHARACTERS_PER_TOKEN
 from harness.connect import UNSERVED, here
 from harness.display import amount
 from harness.errors import Interrupted, SpecError
-from harness.evaluate import decodings, due
 from harness.materials import build_suite
 from harness.money import check_prices, priced
-from harness.preflight import expected
+from harness.plan.evaluation import SHARE, scoring
 from harness.spec import RunSpec
 from harness.stream import read
-from harness.suite import JudgedSuite, Suite
+from harness.suite import Suite
 from harness.tracks import Served, Track
-
-WRITTEN_SHARE = 0.5
-"""Of the most tokens that it may have, the length of a text nobody has measured."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +59,7 @@ def _training(spec: RunSpec) -> list[Asked]:
     track = spec.track
     if "prompts" not in track.budget:
         return []
-    length = WRITTEN_SHARE * track.training.max_tokens
+    length = SHARE * track.training.max_tokens
     meters = rehearse(spec, Lengths(student=length, teacher=length)).own.meters
     prompts = track.budget["prompts"]
     found = []
@@ -78,24 +73,21 @@ def _training(spec: RunSpec) -> list[Asked]:
 def _evaluation(spec: RunSpec, suites: Sequence[str], at_ends: Collection[str]) -> list[Asked]:
     """The judge's calls at every mark and for the teacher, the teacher's own answers, and references that are to be written."""
     track, found = spec.track, []
-    length = WRITTEN_SHARE * track.evaluation.max_tokens
+    length = SHARE * track.evaluation.max_tokens
     for name in suites:
         suite = _suite(track, name, spec.seed)
-        items = suite.items()
-        asked = sum(len(item.question) for item in items) / CHARACTERS_PER_TOKEN
-        if track.teacher is not None:
-            count = len(items) * suite.samples
-            found.append(Asked.of(track.teacher, "teacher", f"{name}, as a contestant", count, asked, count * length))
-        if track.judge is not None and isinstance(suite, JudgedSuite):
-            times = sum(name in due([name], at_ends, mark) for mark in track.marks)
-            times = times * len(decodings(items, track.evaluation.temperatures)) + (track.teacher is not None)
-            once = expected(suite, Tariff(0.0, track.judge.usd_in, track.judge.usd_out))
-            tokens = (times * once.tokens_in, times * once.tokens_out)
-            found.append(Asked.of(track.judge, "judge", f"{name}, {times} scorings", times * once.calls, *tokens))
+        comes = scoring(track, name, suite, SHARE, at_ends)
+        if track.teacher is not None and comes.teacher_tokens_out:
+            tokens = (comes.teacher_tokens_in, comes.teacher_tokens_out)
+            found.append(Asked.of(track.teacher, "teacher", f"{name}, as a contestant", comes.answers, *tokens))
+        if track.judge is not None and comes.judge_calls:
+            told = f"{name}, {comes.times} scorings" + (" and the teacher's" if comes.teacher_tokens_out else "")
+            found.append(Asked.of(track.judge, "judge", told, comes.judge_calls, comes.judge_tokens_in, comes.judge_tokens_out))
         if track.held_out is not None and track.held_out.suite == name and not held.items_file(track, spec.seed).is_file():
-            left = held.lacking(track)
+            left, items = held.lacking(track), suite.items()
             if left and track.teacher is not None:
-                found.append(Asked.of(track.teacher, "teacher", "references", left, asked * left / len(items), left * length))
+                asked = sum(len(item.question) for item in items) / CHARACTERS_PER_TOKEN * left / len(items)
+                found.append(Asked.of(track.teacher, "teacher", "references", left, asked, left * length))
     return found
 
 
@@ -103,7 +95,7 @@ def _suite(track: Track, name: str, seed: int) -> Suite:
     """The suite; references that are not written yet are as long as is assumed."""
     if track.held_out is None or track.held_out.suite != name or held.items_file(track, seed).is_file():
         return build_suite(name, held.settings_of(track, name, seed), f"track {track.name}: suites.{name}")
-    length = int(WRITTEN_SHARE * track.evaluation.max_tokens * CHARACTERS_PER_TOKEN)
+    length = int(SHARE * track.evaluation.max_tokens * CHARACTERS_PER_TOKEN)
     with tempfile.TemporaryDirectory() as folder:
         path = held.stand_in(track, Path(folder), "x" * length)
         return build_suite(name, {**track.suites[name], "items": str(path)}, f"track {track.name}: suites.{name}")

@@ -207,6 +207,19 @@ def test_seeds_that_share_models_are_told(full: list[runs.Run]) -> None:
     assert noted(4) == []
 
 
+def test_who_wrote_the_references_is_told(full: list[runs.Run]) -> None:
+    def noted(**changed: Any) -> list[str]:
+        track = {**full[0].spec["track"], **changed}
+        there = [replace(run, spec={**run.spec, "track": track}) for run in full]
+        return [note for note in board.build(there, "alpaca").notes if "compared with" in note]
+
+    held = {"source": "held.jsonl", "content": "", "suite": "alpaca"}
+    told = "answers are compared with those that held.jsonl gives, and where it gives none with those of "
+    assert noted(held_out=held, teacher={"model": "big"}) == [f"{told}the teacher big"]
+    assert noted(held_out=held) == [f"{told}the untouched student"]
+    assert noted(held_out={**held, "suite": "mt_bench"}) == noted() == []
+
+
 def test_what_a_ranking_rests_on(full: list[runs.Run]) -> None:
     told = Basis.of(full, [4, 3, 5])
     assert (told.tracks, told.suites, told.seeds, told.holds) == (1, 1, 3, False)

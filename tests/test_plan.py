@@ -25,6 +25,7 @@ from harness.plan.schema import Replies
 from harness.plan.shapes import Shape, shape_of
 from harness.plan.voices import Codec, Said, Voice, spread
 from harness.replies import Ranking, Scores, read_order, read_scores
+from harness.report import claims_data
 from harness.spec import RunSpec, resolve
 from harness.store import RunStore, read_lines
 from harness.tracks import Served
@@ -226,6 +227,17 @@ def test_the_real_tracks_are_pinned_and_say_where_their_numbers_are_from(name: s
     text = (Path(tracks.__file__).parent / "data" / "tracks" / f"{name}.yaml").read_text(encoding="utf-8")
     assert text.startswith("#")
     assert track.prices or not any(model.usd_in for _, model in track.served)
+
+
+def test_claims_that_need_scale_tell_what_plans_say() -> None:
+    planned = {claim.id: claim for claim in claims_data.shipped() if isinstance(claim, claims_data.NeedsScale) and claim.runs}
+    assert set(claims_data.costs()) == set(planned)
+    claim = planned["opsd-mathematics"]
+    found, told = costs.cost_of(claim.runs), claims_data.costs()[claim.id]
+    assert (found.gpu_hours, found.usd) == (pytest.approx(told.gpu_hours, rel=5e-3), pytest.approx(told.usd, rel=5e-3)), (
+        "refresh them: python -m harness.plan.costs"
+    )
+    assert f"{found.gpu_hours:.0f} hours of one h100, ${found.usd:.0f}, evaluation apart" in claim.cost
 
 
 def test_the_table_of_costs_is_what_plans_say() -> None:

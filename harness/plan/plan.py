@@ -12,15 +12,13 @@ from harness.clients.openai import CHARACTERS_PER_TOKEN
 from harness.errors import SpecError
 from harness.ledger import METERS, Ledger
 from harness.plan import machine, past
-from harness.plan.evaluation import Scoring, scorings
+from harness.plan.evaluation import SHARE, Scoring, scorings
 from harness.plan.machine import Assumed
 from harness.plan.money import Prices, prices_of
 from harness.plan.rehearsal import RIGHT, Lengths, Phase, Rehearsal, rehearse
 from harness.registry import method as method_of
 from harness.spec import RunSpec
 
-SHARE = 0.5
-"""Of a track's longest completion that a mean one is taken to have, where no finished run tells."""
 DEFAULT_GPU = "h100"
 HOURS = ("sampling", "training", "frozen models", "teacher in this process", "waiting for servers")
 ASKED = ("teacher", "critic")
@@ -287,7 +285,8 @@ class _Planner:
         hours = self.hours(prompts)
         if evaluating := self.evaluation_hours():
             hours["evaluation"] = evaluating
-        asked = [role for role in ASKED if meters[f"{role}_calls"]]
+        served = dict(spec.track.served)  # solutions of the data are charged as a teacher's texts, and nobody is paid for them
+        asked = [role for role in ASKED if meters[f"{role}_calls"] and role in served]
         asked += ["judge"] if any(s.judge_calls for s in self.suites) else []
         return Plan(
             spec.method, spec.track.name, dict(spec.track.budget), {k: v for k, v in meters.items() if v}, rounds, self.suites,

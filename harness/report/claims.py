@@ -68,7 +68,7 @@ def verdicts(family: Sequence[Claim], runs: Sequence[Run], track: Mapping[str, A
 def _untested(claim: Planted | NeedsScale) -> Verdict:
     if isinstance(claim, Planted):
         return Verdict(claim, "planted", f"our construction decides: {claim.why}")
-    return Verdict(claim, "needs scale", claim.needs)
+    return Verdict(claim, "needs scale", f"{claim.needs} {claim.cost}")
 
 
 def _tried(claim: Mechanism, runs: Sequence[Run], track: Mapping[str, Any]) -> Verdict:

@@ -90,11 +90,41 @@ class Planted(_Claim):
     why: str = Field(min_length=1)
 
 
+class Runs(_Part):
+    """Runs that could test a claim, on a track that comes with the package."""
+
+    track: str
+    gpu: str = Field(description="the card on which they are planned")
+    methods: tuple[Arm, ...] = Field(min_length=1)
+    budget: dict[str, float] = Field(default_factory=dict, description="of each run; the track's if empty")
+    seeds: int = Field(3, ge=1)
+
+
+class Cost(_Part):
+    """What `harness plan` computes for all of a claim's runs, evaluation apart."""
+
+    gpu_hours: float
+    usd: float | None = Field(description="none where a price is not known")
+
+
 class NeedsScale(_Claim):
     """A claim that the embedded world cannot test."""
 
     type: Literal["needs_scale"]
     needs: str = Field(min_length=1, description="the set-up that could, and why the embedded world cannot tell")
+    runs: Runs | None = Field(None, description="what would test it; none where no track has its set-up")
+
+    @property
+    def cost(self) -> str:
+        """What testing it would take, in a sentence."""
+        if self.runs is None:
+            return "No track that comes with the package has that set-up."
+        runs, cost = self.runs, costs()[self.id]
+        arms = [f"{runs.seeds} seeds of {arm.label}" for arm in runs.methods]
+        budget = "".join(f" with --budget {meter}={amount:g}" for meter, amount in runs.budget.items())
+        usd = "dollars not known" if cost.usd is None else f"${cost.usd:,.0f}"
+        return (f"Planned: {' and '.join(arms)} on {runs.track}{budget}, {cost.gpu_hours:,.0f} hours of one {runs.gpu}, {usd}, "
+                "evaluation apart.")  # fmt: skip
 
 
 Claim = Mechanism | Planted | NeedsScale
@@ -122,6 +152,13 @@ def shipped() -> tuple[Claim, ...]:
     """The claims that come with the package: the declared family."""
     path = resources.files("harness") / "data" / "claims.yaml"
     return read(path.read_text(encoding="utf-8"), str(path))
+
+
+@cache
+def costs() -> dict[str, Cost]:
+    """What the runs of claims that need scale would take, by id; `python -m harness.plan.costs` computes it."""
+    text = (resources.files("harness") / "data" / "claim_costs.json").read_text(encoding="utf-8")
+    return TypeAdapter(dict[str, Cost]).validate_json(text)
 
 
 def chosen(names: Sequence[str], among: Sequence[Claim]) -> list[Claim]:

@@ -108,7 +108,7 @@ def _basis(claim: Claim) -> str:
     if isinstance(claim, Planted):
         return f"no verdict: {claim.why}"
     assert isinstance(claim, NeedsScale)
-    return f"needs: {claim.needs}"
+    return f"needs: {claim.needs} {claim.cost}"
 
 
 def _claims(of: Sequence[object]) -> str:

@@ -85,6 +85,7 @@ def of_board(
     told = []
     if any(run.spec["track"].get("judge_is_critic") for group in found.groups.values() for run in group):
         told.append("warning: the evaluation judge is also the training critic")
+    told += _references(found)
     told += _missing(found)
     early = [label for label, group in found.groups.items() if not all(run.finished for run in group)]
     if early:
@@ -104,6 +105,18 @@ def of_board(
     if any(who.startswith("track") for row in rows for who in row.origins.values()):
         told.append("the track sets some methods' settings: harness show RUN tells which")
     return told
+
+
+def _references(found: Field) -> list[str]:
+    """Who wrote what a user's own items are compared with, which decides what a score of one half means."""
+    told = []
+    for track in (run.spec["track"] for group in found.groups.values() for run in group):
+        held = track.get("held_out")
+        if held and held["suite"] == found.suite:
+            writer = f"the teacher {track['teacher']['model']}" if track.get("teacher") else "the untouched student"
+            told.append(f"answers are compared with those that {held['source']} gives, and where it gives none with those of "
+                        f"{writer}")  # fmt: skip
+    return list(dict.fromkeys(told))
 
 
 def _missing(found: Field) -> list[str]:
