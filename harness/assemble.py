@@ -35,7 +35,7 @@ from harness.train.distributed import ALONE, World
 from harness.train.load import load_causal_lm
 from harness.train.orders import Leader
 from harness.train.trainer import Trainer
-from harness.types import Message, Need
+from harness.types import ASKING, Message, Need
 
 
 @dataclass
@@ -159,7 +159,7 @@ def assemble(
         dialects = {"student": track.student.dialect, **{role: model.dialect for role, model in served}}
         tools = Tools(
             student=MeteredStudent(generator, codec, ledger, spec.seed, track.training.max_tokens, parameters),
-            teacher=teacher if needs & {Need.TEACHER_TEXT, Need.TEACHER_SCORES, Need.TEACHER_CHOICE} else None,
+            teacher=teacher if needs & ASKING else None,
             critic=critic if Need.CRITIC in needs else None,
             reference=FrozenChooser(reference, codec, ledger) if reference else None,
             solutions=solutions(track, teacher, codec, ledger) if Need.SOLUTION in needs else None,

@@ -55,7 +55,7 @@ def learner(
     # a tokenizer may know ids that the model was never given rows for, and an output layer may be padded
     vocabulary = min(len(codec.tokenizer), len(student.get_output_embeddings().weight))
     frozen = {}
-    for need in needs & {Need.TEACHER_LOGITS, Need.TEACHER_SCORES}:
+    for need in needs & {Need.TEACHER_LOGITS, Need.TEACHER_SCORES, Need.TEACHER_TOP}:
         if track.teacher is not None and track.teacher.weights is not None:
             _check_same_tokenizer(codec, codec_of(track.teacher.weights, spec), need)
             if need is Need.TEACHER_LOGITS:

@@ -82,6 +82,10 @@ class Teacher(Chooser, Protocol):
     def score(self, rollouts: Sequence[Rollout]) -> list[list[float] | Failure]:
         """The teacher's log-prob of each completion token at temperature 1, [N][T]."""
 
+    def likeliest(self, rollouts: Sequence[Rollout], count: int) -> list[list[list[tuple[int, float]]] | Failure]:
+        """The teacher's likeliest ids in the place of each completion token, best first, with log-probs at temperature 1,
+        [N][T][count]."""
+
 
 class Critic(Protocol):
     def ask(self, asks: Sequence[Ask]) -> list[Any]:

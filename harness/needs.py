@@ -51,6 +51,7 @@ def check_needs(needs: frozenset[Need], method: str, track: Track, read: Callabl
     lacking: dict[Need, tuple[bool, str, str]] = {
         Need.TEACHER_TEXT: (teacher is None, "no teacher", TEACHER),
         Need.TEACHER_SCORES: (teacher is None, "no teacher", TEACHER),
+        Need.TEACHER_TOP: (teacher is None, "no teacher", TEACHER),
         Need.TEACHER_CHOICE: (teacher is None, "no teacher", TEACHER),
         Need.TEACHER_LOGITS: (teacher is None or teacher.weights is None, "no weights of a teacher", "--teacher FOLDER"),
         Need.CRITIC: (critic is None, "no critic", CRITIC),

@@ -1,7 +1,7 @@
 """The values that cross borders inside the harness: plain frozen dataclasses, nothing that acts.
 
 Axes in names: B prompts, G rollouts of a prompt, N rollouts in a batch, T completion tokens, V vocabulary,
-C a chunk of positions.
+K likeliest tokens of a position, C a chunk of positions.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class Need(Enum):
 
     TEACHER_TEXT = "texts written by the teacher"
     TEACHER_SCORES = "the teacher's log-probabilities of given tokens"
+    TEACHER_TOP = "the teacher's likeliest tokens at each place of a text, with their log-probabilities"
     TEACHER_LOGITS = "the teacher's weights (its whole next-token distribution)"
     TEACHER_CHOICE = "the teacher's log-probabilities of the letters of a multiple choice"
     CRITIC = "a training critic"
@@ -31,6 +32,10 @@ class Need(Enum):
     SOLUTION = "a solution for each prompt"
     OUTCOME = "whether an answer succeeds: a program's check, or the critic's score over a threshold"
     PREFERENCES = "answers to a prompt put in order by the critic"
+
+
+ASKING = frozenset({Need.TEACHER_TEXT, Need.TEACHER_SCORES, Need.TEACHER_TOP, Need.TEACHER_CHOICE})
+"""What a method asks a teacher for itself, in its own words or ids."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +86,16 @@ class Rollout:
     version: int | None = None
 
 
-Signal = Sequence[float] | Sequence[Sequence[float]]
+Signal = Sequence[float] | Sequence[Sequence[float]] | Sequence[Sequence[Sequence[float]]]
 
 
 @dataclass(frozen=True)
 class Example:
     """Rollouts that must stay together in a micro-batch, with what was learnt about them.
 
-    `signal` holds one value per rollout under names that end in `_N`, and one per completion token under names that
-    end in `_NT`. `views` are other prompt tokens in front of the same completions. `note` is kept for people.
+    `signal` holds one value per rollout under names that end in `_N`, one per completion token under names that end in
+    `_NT`, and K of them under names that end in `_NTK`. `views` are other prompt tokens in front of the same completions.
+    `note` is kept for people.
     """
 
     rollouts: tuple[Rollout, ...]
@@ -119,7 +125,7 @@ class Batch:
         group_N: index of the example that each rollout belongs to.
         behaviour_logp_NT: log-probs under the sampler; None when a rollout has none.
         old_logp_NT: the trainer's own log-probs before the first update; None when each batch is used once.
-        signal: the examples' signals as float tensors, padded by their suffix.
+        signal: the examples' signals as tensors, padded by their suffix; whole numbers of `_NTK` stay whole (ids).
         views: prompt ids of each view, one list a rollout; the view "" is the rollouts' own prompt.
     """
 
@@ -140,7 +146,7 @@ class Batch:
         def cut(value_NT: Tensor | None) -> Tensor | None:
             return None if value_NT is None else value_NT[:, :steps]
 
-        signal = {name: value[:, :steps] if name.endswith("_NT") else value for name, value in self.signal.items()}
+        signal = {name: value[:, :steps] if name.endswith(("_NT", "_NTK")) else value for name, value in self.signal.items()}
         return Batch(
             self.tokens_NT[:, :steps], self.mask_NT[:, :steps], self.group_N, cut(self.behaviour_logp_NT), cut(self.old_logp_NT),
             signal, self.views,
@@ -180,11 +186,12 @@ class Models(Protocol):
 
     def per_token(
         self, fn: Callable[..., tuple[Tensor, ...]], batch: Batch, frozen: Sequence[tuple[str, str] | Mix] = (),
-        keep_N: Tensor | None = None,
+        keep_N: Tensor | None = None, beside: Sequence[Tensor] = (),
     ) -> tuple[Tensor, ...]:  # fmt: skip
-        """`fn(policy_CV, *frozen_CV, tokens_C)` over chunks of positions, on log-softmax values; each result [N, T].
+        """`fn(policy_CV, *frozen_CV, *beside_C, tokens_C)` over chunks of positions, on log-softmax values; each result [N, T].
 
-        `frozen` names (model, view) pairs or mixes of them, whose log-probs are computed without gradient.
+        `frozen` names (model, view) pairs or mixes of them, whose log-probs are computed without gradient. `beside` are
+        tensors [N, T, ...] of which `fn` gets the positions' own values.
         """
 
 

@@ -3,6 +3,7 @@
     y ~ q_old(. | x)                                                        the student's own answers
     sampled:  A_t = -beta (log q_old(y_t) - log p(y_t)),  L_t = -(q / q_old)(y_t) A_t
     full:     L_t = D(p || q) at each position of y, over the whole vocabulary or the student's top k and a tail
+    top:      the same on the teacher's top k and a tail, which is what a server tells of p
     constant: A_t = -beta, whatever the token: a control without a teacher
 
     extrapolation l (ExOPD): p^l r^(1 - l) takes the place of p, with r the student before training; full: normalised
@@ -32,20 +33,24 @@ class Config(SignalConfig):
     """
 
     group_size: int = Field(4, gt=0, description="student rollouts of a prompt (G)")
-    form: Literal["sampled", "full", "constant"] = Field(
-        "sampled", description="policy gradient on sampled tokens, a divergence, or the control without a teacher"
+    form: Literal["sampled", "full", "top", "constant"] = Field(
+        "sampled", description="policy gradient on sampled tokens, a divergence (top: to a server), or no teacher"
     )
     beta: float = Field(1.0, gt=0, description="coefficient of the sampled token's log-ratio")
     extrapolation: float = Field(1.0, gt=0, description="weight of the teacher against the reference; 1 needs no reference")
-    divergence: Literal["reverse", "forward", "jsd"] = Field("reverse", description="of the full form")
+    divergence: Literal["reverse", "forward", "jsd"] = Field("reverse", description="of the forms full and top")
     mix: float = Field(0.5, gt=0, lt=1, description="weight of the teacher in the mixture of jsd")
-    top_k: int | None = Field(None, gt=0, description="full form on the student's likeliest k tokens and one tail bucket")
+    top_k: int | None = Field(None, gt=0, description="likeliest tokens beside a tail: the student's, of form top the teacher's")
 
     @model_validator(mode="after")
     def _constant_has_no_teacher(self) -> Config:
         if self.form == "constant" and (self.signal, self.extrapolation) != ("own", 1.0):
             got = f"signal={self.signal} extrapolation={self.extrapolation:g}"
             raise ValueError(f"form=constant asks no teacher: it allows only signal=own extrapolation=1, got {got}")
+        if self.form == "top" and (self.top_k is None or self.extrapolation != 1):
+            got = f"top_k={self.top_k} extrapolation={self.extrapolation:g}"
+            raise ValueError(f"form=top asks for the teacher's top_k alone: it needs top_k (servers tell up to 20) and "
+                             f"extrapolation=1, got {got}")  # fmt: skip
         return self
 
 
@@ -57,8 +62,10 @@ class LogitOPD(Method):
 
     @property
     def needs(self) -> frozenset[Need]:
-        teacher = {"sampled": {Need.TEACHER_SCORES}, "full": {Need.TEACHER_LOGITS}, "constant": set()}[self.config.form]
-        return frozenset(teacher | ({Need.REFERENCE} if self.config.extrapolation != 1 else set()))
+        teacher = {
+            "sampled": {Need.TEACHER_SCORES}, "full": {Need.TEACHER_LOGITS}, "top": {Need.TEACHER_TOP}, "constant": set(),
+        }  # fmt: skip
+        return frozenset(teacher[self.config.form] | ({Need.REFERENCE} if self.config.extrapolation != 1 else set()))
 
     def collect(self, prompts: Sequence[Prompt], tools: Tools) -> Collected:
         groups = tools.student.rollouts(prompts, self.config.group_size, self.config.temperature)
@@ -70,20 +77,24 @@ class LogitOPD(Method):
             others = zip(groups, read, strict=True)
             return Collected([Example(tuple(group), views={"other": [ids] * len(group)}) for group, ids in others])
         asked = [replace(rollout, prompt_tokens=ids) for group, ids in zip(groups, read, strict=True) for rollout in group]
-        replies = iter(tools.the_teacher().score(asked))
+        teacher, top = tools.the_teacher(), self.config.form == "top"
+        replies = iter(teacher.likeliest(asked, self.config.top_k) if top else teacher.score(asked))
         examples, missing = [], []
         for group in groups:
-            scores: list[Any] = [next(replies) for _ in group]
-            failure = next((score for score in scores if isinstance(score, Failure)), None)
+            told: list[Any] = [next(replies) for _ in group]
+            failure = next((each for each in told if isinstance(each, Failure)), None)
             if failure:
                 missing.append(lost(group, failure))
             else:
-                examples.append(Example(tuple(group), {"teacher_logp_NT": scores}))
+                examples.append(Example(tuple(group), _apart(told) if top else {"teacher_logp_NT": told}))
         return Collected(examples, tuple(missing))
 
     def loss(self, models: Models, batch: Batch) -> Loss:
         if self.config.form == "full":
             (loss_NT,) = models.per_token(self._divergence, batch, frozen=[self._target(batch)])
+        elif self.config.form == "top":
+            beside = [batch.signal["top_logp_NTK"], batch.signal["top_ids_NTK"]]
+            (loss_NT,) = models.per_token(self._on_top, batch, beside=beside)
         else:
             logp_NT, advantage_NT = self._scored(models, batch)
             loss_NT = ob.importance_weighted(logp_NT, batch.behaviour_logp_NT, self.config.beta * advantage_NT)
@@ -111,8 +122,20 @@ class LogitOPD(Method):
     def _divergence(self, logq_CV: Any, logp_CV: Any, tokens_C: Any) -> tuple[Any]:
         if self.config.top_k:
             logp_CV, logq_CV = ob.top_k_with_tail(logp_CV, logq_CV, self.config.top_k)
+        return self._between(logp_CV, logq_CV)
+
+    def _on_top(self, logq_CV: Any, logp_CK: Any, ids_CK: Any, tokens_C: Any) -> tuple[Any]:
+        return self._between(*ob.of_given_top_k(logp_CK, ids_CK, logq_CV))
+
+    def _between(self, logp_CV: Any, logq_CV: Any) -> tuple[Any]:
         mix = {"forward": 0.0, "reverse": 1.0, "jsd": self.config.mix}[self.config.divergence]
         return (ob.jensen_shannon(logp_CV, logq_CV, mix),)
+
+
+def _apart(told: Sequence[Sequence[Sequence[tuple[int, float]]]]) -> dict[str, Any]:
+    """The ids and the log-probs of likeliest tokens as two signals."""
+    ids, logps = ([[[pair[place] for pair in best] for best in row] for row in told] for place in (0, 1))
+    return {"top_ids_NTK": ids, "top_logp_NTK": logps}
 
 
 def _chosen(logq_CV: Any, reference_CV: Any, tokens_C: Any) -> tuple[Any, Any]:

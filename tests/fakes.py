@@ -19,7 +19,7 @@ from harness.pocket.pretrain import make_tokenizer
 from harness.pocket.tasks import draw, parse
 from harness.prompts import load
 from harness.seeds import python_random
-from harness.types import Failure, Message, Need, Prompt, Rollout
+from harness.types import ASKING, Failure, Message, Need, Prompt, Rollout
 
 
 @cache
@@ -98,6 +98,14 @@ class FakeTeacher(FakeChooser):
             for r in rollouts
         ]  # fmt: skip
 
+    def likeliest(self, rollouts: Sequence[Rollout], count: int) -> list[list[list[tuple[int, float]]] | Failure]:
+        self.used["TEACHER_TOP"] += len(rollouts)
+        return [
+            Failure("judge_error", "no teacher") if r.prompt.id in self.broken
+            else [[((token + i) % 8, math.log(0.5 ** (i + 1))) for i in range(count)] for token in r.tokens]
+            for r in rollouts
+        ]  # fmt: skip
+
     def solutions(self, prompts: Sequence[Prompt]) -> list[str | Failure]:
         self.used["SOLUTION"] += len(prompts)
         self.used["TEACHER_TEXT"] -= len(prompts)
@@ -151,7 +159,7 @@ def tools_for(method: Method, used: Counter[str] | None = None, seed: int = 0, *
     folder, teacher = registry.prompts_folder(type(method)), FakeTeacher(counts)
     given: dict[str, Any] = {
         "student": FakeStudent(counts),
-        "teacher": teacher if method.needs & {Need.TEACHER_TEXT, Need.TEACHER_SCORES, Need.TEACHER_CHOICE} else None,
+        "teacher": teacher if method.needs & ASKING else None,
         "critic": FakeCritic(counts) if Need.CRITIC in method.needs else None,
         "reference": FakeChooser(counts, "REFERENCE") if Need.REFERENCE in method.needs else None,
         "solutions": teacher.solutions if Need.SOLUTION in method.needs else None,

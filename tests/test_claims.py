@@ -23,7 +23,7 @@ from harness.errors import SpecError
 from harness.ledger import BUDGETABLE
 from harness.report import claims, claims_data, claims_grid, claims_measure, claims_show, runs
 from harness.report.claims_data import Arm, Mechanism
-from harness.report.stats import paired
+from harness.report.stats import of_these_pairs, paired
 from harness.spec import canonical, identity_of
 from harness.sweep import grid as grids
 
@@ -98,7 +98,7 @@ def claim(name: str = "it", **changes: Any) -> dict[str, Any]:
     """A mechanism claim as a file has it."""
     return {
         "id": name, "type": "mechanism", "paper": "2605.07396", "place": "reported", "says": "It works.", "suite": "alpaca",
-        "quantity": "end", "margin": 0.05, "methods": [{"method": "ropd"}, {"method": "sft"}],
+        "quantity": "end", "margin": 0.05, "seeds": 3, "methods": [{"method": "ropd"}, {"method": "sft"}],
         "alarm": {"method": "ropd", "settings": SHUFFLED}, **changes,
     }  # fmt: skip
 
@@ -274,30 +274,55 @@ def test_one_value_a_run_gives_students_t_over_pairs(lab: Lab) -> None:
     first = {run.seed: run for run in chosen if run.method == "ropd"}
     second = {run.seed: run for run in chosen if run.method == "sft"}
     told = iter([0.3, 0.0, 0.5, 0.0, 1.0, 0.0] + [0.0] * 6)
-    measured = {id(run): next(told) for pair in zip(first.values(), second.values(), strict=True) for run in pair}
+    tokens = {id(run): next(told) for pair in zip(first.values(), second.values(), strict=True) for run in pair}
     for run in chosen:
-        run.scores["alpaca"]["1"]["greedy"]["tokens"] = 10 + measured[id(run)]
+        run.scores["alpaca"]["1"]["greedy"]["tokens"] = 10 + tokens[id(run)]
     it = family(claim(quantity="length"))[0]
     assert isinstance(it, Mechanism)
-    found_PI = claims_measure.difference(it, first, second)
+    measured = claims_measure.difference(it, first, second)
     expected = ttest_1samp([0.3, 0.5, 1.0], 0)
-    assert np.allclose(found_PI[:, 0], [0.3, 0.5, 1.0])
-    interval = claims.interval(found_PI)
+    assert np.allclose(measured.values_SI[:, 0], [0.3, 0.5, 1.0])
+    assert not measured.of_these_pairs
+    interval = measured.spread().interval
     assert (interval.lo, interval.hi) == pytest.approx(tuple(expected.confidence_interval()))
     assert interval.p == pytest.approx(expected.pvalue)
 
 
-def test_pairs_count_and_not_seeds(lab: Lab) -> None:
+def test_with_two_seeds_a_pair_the_verdict_is_about_these_very_pairs(lab: Lab) -> None:
     three(lab, 0.8, 0.6, 0.6, seeds=6)
+    found, chosen = only(lab, seeds=6), runs.select([], lab.root)
+    own = [run for run in chosen if not run.shuffled]
+    sides = ([run.items("alpaca", "1") for run in own if run.method == name] for name in ("ropd", "sft"))
+    first_SI, second_SI = runs.aligned(*sides)
+    assert found.difference == of_these_pairs(first_SI - second_SI, (0, 1, 2, 0, 1, 2)).interval
+    assert found.p_alone == pytest.approx(of_these_pairs(first_SI - second_SI - 0.05, (0, 1, 2, 0, 1, 2)).interval.p)
+    assert found.by_pair == pytest.approx((first_SI - second_SI).reshape(2, 3, -1).mean(axis=(0, 2)))
+    assert found.said == "holds"
+    lab.runs("ropd", 0.8, seeds=7)
+    assert only(lab).difference == found.difference  # as many seeds of each pair
+
+
+def test_a_verdict_needs_all_pairs_on_one_side_of_the_margin(lab: Lab) -> None:
+    three(lab, 0.8, 0.6, 0.6, seeds=6, noise=0.02)
+    for run in runs.select([], lab.root):  # on the third pair nothing is gained
+        if run.method == "ropd" and not run.shuffled and run.pair == 2:
+            path = run.path / "suites/alpaca/items/1.greedy.json"
+            write(path, {item: score - 0.18 for item, score in json.loads(path.read_text()).items()})
     found = only(lab, seeds=6)
-    assert found.difference is not None
-    assert found.difference.seeds == 3
-    alike = {"pocket": {"pairs": 1}}
+    assert found.p is not None
+    assert found.p < 0.001
+    assert (found.said, [round(each, 1) for each in found.by_pair]) == ("unclear", [0.2, 0.2, 0.0])
+    assert found.why.endswith("but the pairs of models lie on both sides of the margin")
+
+
+def test_one_pair_of_models_says_nothing_about_others(lab: Lab) -> None:
+    three(lab, 0.8, 0.6, 0.6, seeds=6)
     chosen = runs.select([], lab.root)
     for run in chosen:
-        run.spec["track"].update(alike)
+        run.spec["track"].update({"pocket": {"pairs": 1}})
     verdict = claims.verdicts(family(claim()), chosen, TRACK)[0]
     assert (verdict.said, verdict.why) == ("unclear", "one pair of models says nothing about others")
+
 
 
 def test_arms_that_a_track_makes_equal_are_not_compared(lab: Lab) -> None:
@@ -436,15 +461,17 @@ def test_the_command_without_any_run(typed: Any) -> None:
 
 
 def test_the_command_on_runs(lab: Lab, typed: Any) -> None:
-    lab.runs("best_of_n", 0.8)
-    lab.runs("sharpen", 0.2)
-    lab.runs("best_of_n", 0.2, SHUFFLED)
+    lab.runs("best_of_n", 0.8, seeds=6)
+    lab.runs("sharpen", 0.2, seeds=6)
+    lab.runs("best_of_n", 0.2, SHUFFLED, seeds=6)
     told = typed("2304.06767")
     assert "raft-best-of-own          holds, in pocket" in told
     assert "1 claim: 1 holds\n" in told
+    assert "of these very pairs of models" in told.replace("\n", " ")
     record = json.loads(typed("raft-best-of-own", "--json"))
     assert record["verdict"] == "holds, in pocket"
     assert record["difference"]["mean"] == pytest.approx(0.6, abs=0.02)
+    assert record["by_pair"] == pytest.approx([0.6] * 3, abs=0.03)
     assert record["p"] == pytest.approx(len(MECHANISMS) * record["p_alone"])
     with pytest.raises(SpecError, match="lack no run"):
         typed("raft-best-of-own", "--grid")
@@ -453,7 +480,7 @@ def test_the_command_on_runs(lab: Lab, typed: Any) -> None:
 def test_the_command_prints_a_grid_that_a_sweep_takes(lab: Lab, typed: Any) -> None:
     lab.runs("best_of_n", 0.8)
     found = grids.read(yaml.safe_load(typed("raft-best-of-own", "--grid")), "grid")
-    assert (found.methods, found.seeds, found.budgets) == (("best_of_n", "sharpen"), (0, 1, 2), ({"prompts": 64.0},))
+    assert (found.methods, found.seeds, found.budgets) == (("best_of_n", "sharpen"), (0, 1, 2, 3, 4, 5), ({"prompts": 64.0},))
     assert found.settings == {"best_of_n": {"signal": ["own", "shuffled"]}}
 
 

@@ -376,6 +376,19 @@ def test_a_teacher_scores_the_very_ids_it_was_sent(stub: Stub, client_of: Maker,
     assert (readings["teacher_calls"], readings["teacher_scored_tokens"], readings["teacher_tokens_in"]) == (2, 5, 10)
 
 
+def test_a_teacher_tells_its_likeliest_tokens(stub: Stub, client_of: Maker, ledger: Ledger) -> None:
+    stub.answer = scores_of
+    (a,) = prompts_of("a")
+    teacher = ServedTeacher(client_of("teacher"), 48, 0)
+    told, short = teacher.likeliest([rollout(a, [1, 2], [3, 80]), rollout(a, [1, 2], [9])], 2)
+    assert told == [[(3, -0.03), (9, -0.5)], [(9, -0.5), (80, -0.8)]]
+    assert isinstance(short, Failure)  # the token that was sent is the likeliest one, so two are one too few
+    assert "1 of 2 likeliest tokens, 9 told" in short.detail
+    assert [request["prompt_logprobs"] for request in stub.seen] == [2]
+    assert ledger.training["teacher_scored_tokens"] == 2
+    assert teacher.likeliest([rollout(a, [1, 2], [3, 80])], 1) == [[[(3, -0.03)], [(9, -0.5)]]]
+
+
 def test_a_score_of_another_id_or_of_fewer_tokens_is_missing(stub: Stub, client_of: Maker, ledger: Ledger) -> None:
     def other_ids(body: dict[str, Any]) -> Reply:
         reply = scores_of(body)

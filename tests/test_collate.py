@@ -57,6 +57,16 @@ def test_float_tensors_take_the_dtype_asked_for() -> None:
         assert {batch.tokens_NT.dtype, batch.group_N.dtype} == {torch.long}
 
 
+def test_several_values_a_token_are_padded_and_ids_stay_whole() -> None:
+    first = replace(FIRST, signal={"logp_NTK": [[[-0.1, -2], [-0.2, -3], [-0.3, -4]], [[-0.4, -5]]],
+                                   "ids_NTK": [[[3, 9], [4, 8], [5, 7]], [[6, 1]]]})  # fmt: skip
+    batch = collate([first], dtype=torch.float64)
+    assert batch.signal["ids_NTK"].tolist() == [[[3, 9], [4, 8], [5, 7]], [[6, 1], [0, 0], [0, 0]]]
+    assert batch.signal["logp_NTK"].tolist() == [[[-0.1, -2], [-0.2, -3], [-0.3, -4]], [[-0.4, -5], [0, 0], [0, 0]]]
+    assert (batch.signal["ids_NTK"].dtype, batch.signal["logp_NTK"].dtype) == (torch.long, torch.float64)
+    assert batch.first(1).signal["ids_NTK"].tolist() == [[[3, 9]], [[6, 1]]]
+
+
 def test_one_text_without_a_sampler_leaves_no_behaviour_logprobs() -> None:
     written = replace(SECOND.rollouts[0], logprobs=None)
     assert collate([FIRST, replace(SECOND, rollouts=(written,))]).behaviour_logp_NT is None

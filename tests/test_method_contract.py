@@ -25,6 +25,7 @@ from harness.types import Collected, Need
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "logit_opd": [
         {"form": "full"}, {"form": "full", "divergence": "jsd", "top_k": 5}, {"extrapolation": 1.25}, {"form": "constant"},
+        {"form": "top", "top_k": 4}, {"form": "top", "top_k": 3, "divergence": "forward", "signal": "shuffled"},
         {"form": "full", "extrapolation": 1.25, "signal": "shuffled"}, {"signal": "shuffled"},
     ],
     "ropd": [
@@ -166,12 +167,12 @@ def test_its_loss_does_not_see_padding(name: str, settings: dict[str, Any]) -> N
     models = TrainModels(StreamedLM(tiny(vocabulary=SIZE), vocabulary=SIZE), frozen, lambda *_: None)
 
     def wider(values: Tensor, fill: float) -> Tensor:
-        return torch.nn.functional.pad(values, (0, 5), value=fill)
+        return torch.nn.functional.pad(values, (0, 0) * (values.ndim - 2) + (0, 5), value=fill)
 
     padded = replace(
         batch, tokens_NT=wider(batch.tokens_NT, 7), mask_NT=wider(batch.mask_NT, 0),
         behaviour_logp_NT=None if batch.behaviour_logp_NT is None else wider(batch.behaviour_logp_NT, -3.0),
-        signal={name: wider(value, 5.0) if name.endswith("_NT") else value for name, value in batch.signal.items()},
+        signal={name: wider(value, 5.0) if name.endswith(("_NT", "_NTK")) else value for name, value in batch.signal.items()},
     )  # fmt: skip
     assert method.weights(padded) == method.weights(batch)
     plain, wide = (method.loss(models, one) for one in (batch, padded))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from fakes import FakeStudent, FakeTeacher, codec, prompts, tools_for
-from tiny import batch_of, make_examples, models_of, naive, tiny, trainer_of
+from tiny import VOCABULARY, batch_of, make_examples, models_of, naive, tiny, trainer_of
 from torch import Tensor
 
 from harness import registry
@@ -446,6 +446,24 @@ def scored_by(model: Any, examples: list[Example]) -> list[Example]:
         Example(tuple(replace(r, logprobs=scores(r)) for r in e.rollouts), {"teacher_logp_NT": [scores(r) for r in e.rollouts]})
         for e in examples
     ]
+
+
+@pytest.mark.parametrize(("chunk", "divergence"), [(1024, "reverse"), (4, "forward")])
+def test_logit_opd_from_all_but_one_of_the_teachers_tokens_equals_the_full_form(chunk: int, divergence: str) -> None:
+    teacher = tiny(seed=1)
+    examples = []
+    for example in make_examples():
+        best = [naive(teacher, r.prompt_tokens, r.tokens).topk(VOCABULARY - 1) for r in example.rollouts]
+        told = {"top_ids_NTK": [each.indices.tolist() for each in best], "top_logp_NTK": [each.values.tolist() for each in best]}
+        examples.append(replace(example, signal=told))
+    gradients = []
+    for form in ("full", "top"):
+        method = method_of("logit_opd", form=form, divergence=divergence, top_k=VOCABULARY - 1)
+        policy = tiny()
+        term = method.loss(models_of(policy, {"teacher": teacher}, chunk=chunk), batch_of(examples))["loss"]
+        term.sum.backward()
+        gradients.append([float(term.sum.detach()), *torch.cat([p.grad.flatten() for p in policy.parameters()]).tolist()])
+    assert gradients[0] == pytest.approx(gradients[1], rel=1e-6, abs=1e-9)
 
 
 @pytest.mark.parametrize("settings", [{"form": "sampled"}, *({**s, "form": "full"} for s in FULL)])

@@ -17,6 +17,7 @@ from harness.objectives import (
     group_advantages,
     importance_weighted,
     jensen_shannon,
+    of_given_top_k,
     sampler_correction,
     token_logprobs,
     top_k_with_tail,
@@ -153,6 +154,24 @@ def test_the_tail_bounds_the_divergence_from_below_and_covers_everything_at_full
         assert (categorical_kl(kept_q, kept_p) <= exact + 1e-12).all()
         assert torch.allclose(kept_p.exp().sum(-1), torch.ones(40, dtype=torch.float64))
     assert torch.equal(categorical_kl(*reversed(top_k_with_tail(p, q, 9))), exact)
+
+
+def test_what_a_server_tells_of_a_teacher_is_its_top_tokens_and_a_tail() -> None:
+    ids = torch.tensor([[2, 0]])
+    p, q = of_given_top_k(log([0.2, 0.7]), ids, log([0.4, 0.4, 0.2]))  # P in another order of tokens: 2 has .2, 0 has .7
+    assert close(p.exp(), [[0.2, 0.7, 0.1]])
+    assert close(q.exp(), [[0.2, 0.4, 0.4]])
+    assert close(categorical_kl(p, q), [0.7 * math.log(0.7 / 0.4) + 0.1 * math.log(0.1 / 0.4)], 1e-12)
+    torch.manual_seed(1)
+    p, q = torch.log_softmax(3 * torch.randn(2, 40, 9, dtype=torch.float64), -1)
+    best = p.topk(8)
+    assert torch.allclose(categorical_kl(*of_given_top_k(best.values, best.indices, q)), categorical_kl(p, q), atol=1e-9)
+    for k in range(1, 8):
+        kept_p, kept_q = of_given_top_k(best.values[:, :k], best.indices[:, :k], q)
+        assert (categorical_kl(kept_q, kept_p) <= categorical_kl(q, p) + 1e-9).all()
+        assert torch.allclose(kept_q.exp().sum(-1), torch.ones(40, dtype=torch.float64))
+    whole, _ = of_given_top_k(log([0.6, 0.4]), torch.tensor([[0, 1]]), log([0.4, 0.4, 0.2]))
+    assert close(whole[0, 2].exp(), 1e-6, 1e-9)
 
 
 def test_the_tail_keeps_its_digits_when_it_is_tiny() -> None:

@@ -195,6 +195,12 @@ def test_local_weights_answer_as_their_own_forward_says(pair: tuple[Path, Path])
     found = [entry[str(token)]["logprob"] for entry, token in zip(entries[1:], row[1:], strict=True)]
     assert found == pytest.approx([float(logp[t, token]) for t, token in enumerate(row[1:])], abs=1e-5)
     assert reply["usage"] == {"prompt_tokens": 10, "completion_tokens": 2}
+    body = {"prompt": [row], "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 5}
+    for t, entry in enumerate(endpoint.post("/completions", body)["choices"][0]["prompt_logprobs"][1:]):
+        wanted = {*logp[t].topk(5).indices.tolist(), row[t + 1]}
+        assert {int(token) for token in entry} == wanted
+        told = [entry[str(token)]["logprob"] for token in wanted]
+        assert told == pytest.approx([float(logp[t, token]) for token in wanted], abs=1e-5)
     ask = {"messages": [{"role": "user", "content": TEXTS[0]}], "temperature": 0.0, "max_tokens": 1, "logprobs": True,
            "top_logprobs": 4}  # fmt: skip
     told = endpoint.post("/chat/completions", ask)["choices"][0]["logprobs"]["content"][0]["top_logprobs"]

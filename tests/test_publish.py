@@ -116,6 +116,25 @@ def test_blocks_are_filled_and_nothing_else_is_touched(found: list[Run], publish
     assert "1 track, 1 suite and 2 seeds make no ranking" in text
 
 
+class Told:
+    """A run that tells who set what, and which suites scored it."""
+
+    def __init__(self, origins: dict[str, str], *suites: str) -> None:
+        self.origins, self.suites = origins, suites
+
+
+def test_boards_show_no_run_that_was_made_for_a_claim() -> None:
+    own = Told({"group_size": "track pocket", "signal": "default"}, "alpaca", "reasoning")
+    twin = Told({"group_size": "track pocket", "signal": "--set"}, "alpaca", "reasoning")
+    other = Told({"group_size": "--set", "signal": "default"}, "alpaca", "reasoning")
+    part = Told({"group_size": "track pocket", "signal": "default"}, "alpaca")
+    field = publish.Field("pocket", [own, twin, other, part])  # type: ignore[list-item]
+    assert field.usual == [own, twin]
+    assert field.scored("alpaca") == [own, twin]
+    assert field.suites == ["alpaca", "reasoning"]
+    assert publish.Field("pocket", [other]).usual == [other]  # type: ignore[list-item]
+
+
 def test_the_stability_of_orders_is_published(found: list[Run], published: Path, tmp_path: Path) -> None:
     text = (published / "results/stability.md").read_text()
     assert text == findings.to_markdown([(found[0].conditions, found)], "harness publish")

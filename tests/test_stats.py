@@ -21,6 +21,7 @@ from harness.report.stats import (
     interval,
     iqm,
     missing_bounds,
+    of_these_pairs,
     paired,
     rank_intervals,
     resample,
@@ -56,6 +57,27 @@ def test_three_seeds_weigh_degrees_of_freedom() -> None:
     freedom = 1 / (14 / 20 / 2 + 6 / 20 / 1)
     assert found.mean == 4
     assert found.half == pytest.approx(t.ppf(0.975, freedom) * (20 / 6) ** 0.5)
+
+
+def test_of_these_pairs_leaves_out_how_far_pairs_lie_apart() -> None:
+    # seeds 2, 4 of the first pair and 11, 14 of the second, items 7 and 8.5: mean squares of seeds 2 x 6.5 / 2 = 6.5, of items
+    # 4 x 1.125 = 4.5, of the rest 1 / 2
+    scores, pairs = np.array([[1.0, 3], [3, 5], [11, 11], [13, 15]]), (0, 0, 1, 1)
+    found = of_these_pairs(scores, pairs)
+    assert (found.mean, found.seeds, found.items) == (7.75, 4, 2)
+    assert found.error == pytest.approx((10.5 / 8) ** 0.5)
+    assert found.freedom == pytest.approx(10.5 / (6.5 / 2 + 4 / 1))
+    assert found.interval.half == pytest.approx(t.ppf(0.975, found.freedom) * found.error)
+    assert found.interval.p == pytest.approx(2 * t.sf(7.75 / found.error, found.freedom))
+    moved = of_these_pairs(scores + np.array([[100.0], [100], [0], [0]]), pairs)
+    assert (moved.mean, moved.freedom) == (57.75, pytest.approx(found.freedom))
+    assert moved.error == pytest.approx(found.error)
+    other = of_these_pairs(scores[[2, 0, 3, 1]], (1, 0, 1, 0))
+    assert (other.mean, other.error, other.freedom) == pytest.approx((found.mean, found.error, found.freedom))
+    assert of_these_pairs([[1, 1], [1, 1], [2, 2], [2, 2]], pairs).interval.half == 0
+    for wrong in ((0, 0, 0, 1), (0, 1, 2, 3)):
+        with pytest.raises(ValueError, match="as many seeds as the others and two at least"):
+            of_these_pairs(scores, wrong)
 
 
 def test_degrees_of_freedom_follow_what_varies() -> None:

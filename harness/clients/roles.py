@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.clients.metered import Client
 from harness.method import Ask
@@ -12,6 +12,7 @@ from harness.seeds import digest
 from harness.suite import ChatReply, ChatRequest
 from harness.types import Failure, Message, Prompt, Rollout
 
+T = TypeVar("T")
 CHAT, COMPLETIONS = "/chat/completions", "/completions"
 TOP = 20
 """Alternatives of a token that servers report at most."""
@@ -75,6 +76,19 @@ class ServedTeacher:
         return [reply if isinstance(reply, Failure) else reply[0] for reply in replies]
 
     def score(self, rollouts: Sequence[Rollout]) -> list[list[float] | Failure]:
+        return self._read(rollouts, 0, lambda entry, token: entry[str(token)]["logprob"])
+
+    def likeliest(self, rollouts: Sequence[Rollout], count: int) -> list[list[list[tuple[int, float]]] | Failure]:
+        def best(entry: dict[str, Any], token: int) -> list[tuple[int, float]]:
+            told = sorted(((int(name), each["logprob"]) for name, each in entry.items()), key=lambda pair: (-pair[1], pair[0]))
+            if str(token) not in entry or len(told) < count:  # a server adds the token that was sent to the likeliest ones
+                raise ValueError(f"{len(told)} of {count} likeliest tokens, {token} {'' if str(token) in entry else 'not '}told")
+            return told[:count]
+
+        return self._read(rollouts, count, best)
+
+    def _read(self, rollouts: Sequence[Rollout], top: int, read: Callable[[dict[str, Any], int], T]) -> list[list[T] | Failure]:
+        """What is read off each completion position, one request a prompt."""
         by_prompt: dict[tuple[str, int], list[int]] = {}
         for i, rollout in enumerate(rollouts):
             by_prompt.setdefault((rollout.prompt.id, rollout.prompt.visit), []).append(i)
@@ -82,14 +96,14 @@ class ServedTeacher:
         bodies = [
             {
                 "prompt": [rollouts[i].prompt_tokens + rollouts[i].tokens for i in group],
-                "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0,
+                "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": top,
             }
             for group in groups
         ]  # fmt: skip
-        scores: list[list[float] | Failure] = [Failure("judge_error", "not answered")] * len(rollouts)
+        scores: list[list[T] | Failure] = [Failure("judge_error", "not answered")] * len(rollouts)
         for group, reply in zip(groups, self._client.call(COMPLETIONS, bodies), strict=True):
             for place, i in enumerate(group):
-                scores[i] = reply if isinstance(reply, Failure) else self._row(reply, place, rollouts[i])
+                scores[i] = reply if isinstance(reply, Failure) else _row(reply, place, rollouts[i], read)
         self._client.charge_scored(
             sum(len(r.tokens) for r, score in zip(rollouts, scores, strict=True) if not isinstance(score, Failure))
         )
@@ -102,14 +116,15 @@ class ServedTeacher:
         ]  # fmt: skip
         return [_letters(reply, letters) for reply in self._client.call(CHAT, bodies)]
 
-    def _row(self, reply: dict[str, Any], place: int, rollout: Rollout) -> list[float] | Failure:
-        """Log-probs of the completion's tokens; the id at each position must be the one that was sent."""
-        try:
-            choice = next(choice for choice in reply["choices"] if choice["index"] == place)
-            entries = choice["prompt_logprobs"][len(rollout.prompt_tokens) :]
-            return [entry[str(token)]["logprob"] for entry, token in zip(entries, rollout.tokens, strict=True)]
-        except (KeyError, TypeError, ValueError, StopIteration) as error:
-            return Failure("parse_failed", f"no log-prob of a token that was sent ({type(error).__name__}: {error})")
+
+def _row(reply: dict[str, Any], place: int, rollout: Rollout, read: Callable[[dict[str, Any], int], T]) -> list[T] | Failure:
+    """What is read off the completion's positions; the id at each must be the one that was sent."""
+    try:
+        choice = next(choice for choice in reply["choices"] if choice["index"] == place)
+        entries = choice["prompt_logprobs"][len(rollout.prompt_tokens) :]
+        return [read(entry, token) for entry, token in zip(entries, rollout.tokens, strict=True)]
+    except (KeyError, TypeError, ValueError, StopIteration) as error:
+        return Failure("parse_failed", f"no log-prob of a token that was sent ({type(error).__name__}: {error})")
 
 
 class ServedCritic:

@@ -59,7 +59,7 @@ class LocalEndpoint:
     def post_all(self, path: str, bodies: Sequence[dict[str, Any]]) -> list[Reply]:
         """Replies in order; requests of equal sampling are written together."""
         if path != "/chat/completions":
-            return [self._scored(body["prompt"]) for body in bodies]
+            return [self._scored(body["prompt"], body["prompt_logprobs"]) for body in bodies]
         prompts = [self.codec.prompt(body["messages"]) for body in bodies]
         replies: list[Reply] = [
             Failure("refused", f"the prompt has {len(prompt)} tokens, the context {self.context}") for prompt in prompts
@@ -116,20 +116,24 @@ class LocalEndpoint:
         return replies
 
     @torch.inference_mode()
-    def _scored(self, rows: Sequence[Sequence[int]]) -> Reply:
-        """The log-prob of each given token but the first, at temperature 1, in the form of vLLM's `prompt_logprobs`."""
+    def _scored(self, rows: Sequence[Sequence[int]], top: int) -> Reply:
+        """The log-prob of each given token but the first and of the likeliest ones in its place, at temperature 1, in the form
+        of vLLM's `prompt_logprobs`."""
         if any(len(row) > self.context for row in rows):
             return Failure("refused", f"{max(map(len, rows))} tokens are to be scored, the context has {self.context}")
         choices = []
         for index, row in enumerate(rows):
             ids_L = torch.tensor(list(row), device=self.model.device)
             hidden_CH = self.model.get_decoder()(input_ids=ids_L[None], use_cache=False).last_hidden_state[0, :-1]
-            parts = [
-                gather_logprobs(self.streamed.logprobs(hidden_CH[at : at + self.chunk]), ids_L[1:][at : at + self.chunk])
-                for at in range(0, len(hidden_CH), self.chunk)
-            ]
-            values = torch.cat(parts).tolist() if parts else []
-            told = [None, *({str(token): {"logprob": value}} for token, value in zip(row[1:], values, strict=True))]
+            told: list[dict[str, Any] | None] = [None]
+            for at in range(0, len(hidden_CH), self.chunk):
+                logp_CV, tokens_C = self.streamed.logprobs(hidden_CH[at : at + self.chunk]), ids_L[1:][at : at + self.chunk]
+                own = zip(tokens_C.tolist(), gather_logprobs(logp_CV, tokens_C).tolist(), strict=True)
+                best = logp_CV.topk(top)
+                told += [
+                    {str(id_): {"logprob": value} for id_, value in [*zip(ids, values, strict=True), sent]}
+                    for ids, values, sent in zip(best.indices.tolist(), best.values.tolist(), own, strict=True)
+                ]
             choices.append({"index": index, "text": "", "prompt_logprobs": told})
         return {"choices": choices, "usage": _usage(sum(map(len, rows)), len(rows))}
 

@@ -12,6 +12,7 @@ _HOME = {
     "categorical_kl": "divergence",
     "clipped_forward_kl": "divergence",
     "jensen_shannon": "divergence",
+    "of_given_top_k": "divergence",
     "top_k_with_tail": "divergence",
     "kendall_tau": "judgment",
     "knockout": "judgment",

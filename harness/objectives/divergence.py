@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+LEAST_TAIL = 1e-6
+
 
 def categorical_kl(logp_CV: Tensor, logq_CV: Tensor) -> Tensor:
     """KL(p || q) = sum_v p_v (log p_v - log q_v), [C].
@@ -72,6 +74,19 @@ def jensen_shannon(logp_CV: Tensor, logq_CV: Tensor, beta: float) -> Tensor:
         return categorical_kl(logq_CV, logp_CV)
     mixed = torch.logaddexp(logp_CV + math.log(beta), logq_CV + math.log1p(-beta))
     return beta * categorical_kl(logp_CV, mixed) + (1.0 - beta) * categorical_kl(logq_CV, mixed)
+
+
+def of_given_top_k(logp_CK: Tensor, ids_CK: Tensor, logq_CV: Tensor) -> tuple[Tensor, Tensor]:
+    """Both distributions on K given tokens and one tail bucket, log-probs [C, K + 1], where of the teacher only those are known.
+
+    A served teacher tells its likeliest tokens and nothing of the others, so the tail is 1 less their sum; it is at least
+    `LEAST_TAIL`, which is what float32 log-probs leave uncertain. The divergence of the results is a lower bound of that of
+    the whole distributions, and equals it where the tail holds one token.
+    """
+    told_C1 = logp_CK.exp().sum(-1, keepdim=True)
+    tail_C1 = (1 - told_C1).clamp(min=LEAST_TAIL).log()
+    rest_C1 = logq_CV.scatter(-1, ids_CK, float("-inf")).logsumexp(-1, keepdim=True)
+    return torch.cat([logp_CK, tail_C1], -1), torch.cat([logq_CV.gather(-1, ids_CK), rest_C1], -1)
 
 
 def top_k_with_tail(

@@ -29,7 +29,7 @@ from harness.prompts import load
 from harness.spec import RunSpec
 from harness.supply import FrozenChooser, Outcomes, Preferences, solutions
 from harness.tracks import Served, Track
-from harness.types import Example, Need, Prompt
+from harness.types import ASKING, Example, Need, Prompt
 
 PLAYED = (8, 96)
 """Prompts of a rehearsal: fewer where completions are long."""
@@ -41,7 +41,7 @@ PROMPT_TOKENS = 128
 """Of a prompt whose source is not on this machine."""
 
 
-TEACHING = frozenset({Need.TEACHER_TEXT, Need.TEACHER_SCORES, Need.TEACHER_CHOICE, Need.SOLUTION})
+TEACHING = ASKING | {Need.SOLUTION}
 """What is asked of a teacher that writes or scores."""
 
 
@@ -183,7 +183,7 @@ class _Session:
         frozen: Any = FrozenStudent(parameters)
         self.tools = Tools(
             student=self.student,
-            teacher=teacher if needs & {Need.TEACHER_TEXT, Need.TEACHER_SCORES, Need.TEACHER_CHOICE} else None,
+            teacher=teacher if needs & ASKING else None,
             critic=critic if Need.CRITIC in needs else None,
             reference=FrozenChooser(frozen, _Letters(codec), ledger) if Need.REFERENCE in needs else None,  # type: ignore[arg-type]
             solutions=solutions(track, teacher, _Letters(codec), ledger) if Need.SOLUTION in needs else None,  # type: ignore[arg-type]

@@ -38,7 +38,7 @@ class Server:
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         if path != CHAT:
-            return self._scored(body["prompt"])
+            return self._scored(body["prompt"], body["prompt_logprobs"])
         messages = body["messages"]
         read = self.read(messages)
         if ask := self.asks.get(_key(messages)):
@@ -57,8 +57,9 @@ class Server:
         told = [{"token": letter, "logprob": -DECIDED * rng.random()} for letter in LETTERS]
         return {"index": 0, "message": {"content": "A"}, "logprobs": {"content": [{"top_logprobs": told}]}}
 
-    def _scored(self, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
-        told = [[{str(token): {"logprob": -1.0}} for token in row] for row in rows]
+    def _scored(self, rows: Sequence[Sequence[int]], top: int) -> dict[str, Any]:
+        others = [(str(other), {"logprob": -2.0 - other}) for other in range(top)]
+        told = [[dict([*others, (str(token), {"logprob": -1.0})]) for token in row] for row in rows]
         choices = [{"index": i, "text": "", "prompt_logprobs": scores} for i, scores in enumerate(told)]
         return {"choices": choices, "usage": {"prompt_tokens": sum(map(len, rows)), "completion_tokens": len(rows)}}
 

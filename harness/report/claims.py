@@ -3,7 +3,6 @@
 A verdict is a statement about the difference of two arms, paired by model pair and item, against a margin that was set before
 any run. `docs/claims.md` has the rules.
 
-Axes: S seeds, P model pairs, I items.
 """
 
 from __future__ import annotations
@@ -12,12 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
-
 from harness.report.claims_data import Arm, Claim, Mechanism, NeedsScale, Planted
 from harness.report.claims_measure import difference
 from harness.report.runs import Run, scored_alike
-from harness.report.stats import LEVEL, Interval, detectable, holm, interval
+from harness.report.stats import LEVEL, Interval, holm
 from harness.spec import canonical
 
 Said = Literal["holds", "does not hold", "unclear", "alarm: not shown", "not run", "planted", "needs scale"]
@@ -34,6 +31,8 @@ class Verdict:
     """First less second on the scale of the quantity; none where nothing was measured."""
     alarm: Interval | None = None
     """The alarm's arm less the second."""
+    by_pair: tuple[float, ...] = ()
+    """The difference on each pair of models, where pairs have seeds enough to speak of these very pairs."""
     p_alone: float | None = None
     """Two-sided p-value of a true difference at the margin, by the t of the interval."""
     p: float | None = None
@@ -75,26 +74,24 @@ def _tried(claim: Mechanism, runs: Sequence[Run], track: Mapping[str, Any]) -> V
     """The claim as far as its runs go: measured, or why not."""
     arms = (*claim.methods, claim.alarm)
     configs = [arm.config(track) for arm in arms]
-    found = [_runs_of(arm, config, claim, runs) for arm, config in zip(arms, configs, strict=True)]
-    missing = tuple((arm, gaps) for arm, having in zip(arms, found, strict=True)
+    runs_A = [_runs_of(arm, config, claim, runs) for arm, config in zip(arms, configs, strict=True)]
+    missing = tuple((arm, gaps) for arm, having in zip(arms, runs_A, strict=True)
                     if (gaps := tuple(seed for seed in range(claim.seeds) if seed not in having)))  # fmt: skip
     if missing:
         told = [f"{arm.label}: seed{'s' if len(gaps) > 1 else ''} {', '.join(map(str, gaps))}" for arm, gaps in missing]
         return Verdict(claim, "not run", "; ".join(told), missing=missing)
-    scored_alike([run for having in found for run in having.values()], claim.suite)
-    first, second, alarm = found
+    scored_alike([run for having in runs_A for run in having.values()], claim.suite)
+    first, second, alarm = runs_A
     try:
         if len({canonical([arm.method, config]) for arm, config in zip(arms, configs, strict=True)}) < len(arms):
             raise ValueError("the track makes two of the arms the same")
-        difference_PI, alarm_PI = difference(claim, first, second), difference(claim, alarm, second)
-        if min(len(difference_PI), len(alarm_PI)) < 2:
-            raise ValueError("one pair of models says nothing about others")
+        found, alarming = difference(claim, first, second), difference(claim, alarm, second)
     except ValueError as error:
         return Verdict(claim, "unclear", str(error))
-    beyond_PI = claim.sign * difference_PI - claim.margin
+    beyond = found.spread(claim.sign, claim.margin)
     return Verdict(
-        claim, "unclear", "", interval(difference_PI), interval(alarm_PI), interval(beyond_PI).p,
-        detectable=detectable(beyond_PI, np.zeros_like(beyond_PI)),
+        claim, "unclear", "", found.spread().interval, alarming.spread().interval,
+        tuple(found.by_pair.values()) if found.of_these_pairs else (), beyond.interval.p, detectable=beyond.detectable(),
     )  # fmt: skip
 
 
@@ -113,6 +110,8 @@ def _judged(tried: Verdict) -> Verdict:
         why = f"p {tried.p_alone:.3f} alone, {tried.p:.3f} after Holm; {tried.detectable:.3f} beyond the margin would show alone"
         return replace(tried, why=why)
     corrected = f"p {tried.p:.3f} after Holm"
+    if len({claim.sign * each > claim.margin for each in tried.by_pair}) > 1:
+        return replace(tried, why=f"{corrected}, but the pairs of models lie on both sides of the margin")
     if claim.sign * tried.difference.mean < claim.margin:
         return replace(tried, said="does not hold", why=corrected)
     nearest_to_margin = tried.alarm.lo if claim.sign > 0 else -tried.alarm.hi

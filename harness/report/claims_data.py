@@ -64,7 +64,7 @@ class Mechanism(_Claim):
     meter: str = Field("prompts", description="what is equal for both")
     margin: float = Field(description="on the scale of the quantity; below 0 it is what may be lost")
     share: float = Field(1.0, gt=0, le=1, description="of the second's budget that the first gets; of `matched` alone")
-    seeds: int = Field(3, ge=2, description="seeds 0, 1, ... that both need")
+    seeds: int = Field(6, ge=2, description="seeds 0, 1, ... that both need; six are two of each pair of models in pocket")
     alarm: Arm = Field(description="must not do the same against the second, or nothing is shown")
 
     @model_validator(mode="after")

@@ -1,11 +1,12 @@
-"""The quantities that claims are about, measured on runs: a difference of two arms by model pair and item.
+"""The quantities that claims are about, measured on runs: a difference of two arms by seed and item.
 
-Axes: A arms, M marks, S seeds, P model pairs, I items.
+Axes: A arms, M marks, S seeds, I items.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,27 +15,53 @@ from numpy.typing import NDArray
 from harness.report import gain
 from harness.report.claims_data import Mechanism
 from harness.report.runs import Run, aligned, common_marks, reading
+from harness.report.stats import Spread, of_these_pairs, spread
 
 RHO = gain.RHOS[1]
 """Share of the opponent's rise whose budget `matched` takes."""
 Sides = tuple[list[Run], list[Run]]
 
 
-def difference(claim: Mechanism, first: Mapping[int, Run], second: Mapping[int, Run]) -> NDArray[Any]:
-    """The quantity of the first less that of the second [P, I], over their common seeds and items; seeds of one pair of
-    models are averaged.
+@dataclass(frozen=True)
+class Difference:
+    """The quantity of the first less that of the second, by seed and item."""
+
+    values_SI: NDArray[Any]
+    pairs_S: tuple[int, ...]
+    """The models that each seed began from; each pair has as many seeds as the others."""
+
+    @property
+    def by_pair(self) -> dict[int, float]:
+        """Means."""
+        pairs_S = np.array(self.pairs_S)
+        return {pair: float(self.values_SI[pairs_S == pair].mean()) for pair in sorted(set(self.pairs_S))}
+
+    @property
+    def of_these_pairs(self) -> bool:
+        """Whether pairs have seeds enough to speak of these very pairs; else they are a sample of others."""
+        return len(self.pairs_S) >= 2 * len(set(self.pairs_S))
+
+    def spread(self, sign: int = 1, margin: float = 0.0) -> Spread:
+        """Of the difference in the claimed direction beyond a margin."""
+        beyond_SI = sign * self.values_SI - margin
+        return of_these_pairs(beyond_SI, self.pairs_S) if self.of_these_pairs else spread(beyond_SI, self.pairs_S)
+
+
+def difference(claim: Mechanism, first: Mapping[int, Run], second: Mapping[int, Run]) -> Difference:
+    """The difference over common seeds, as many of each pair of models.
 
     Raises:
         ValueError: the runs do not allow it, and why.
     """
-    seeds = sorted(set(first) & set(second))
+    by_pair: dict[int, list[int]] = {}
+    for seed in sorted(set(first) & set(second)):
+        by_pair.setdefault(first[seed].pair, []).append(seed)
+    if len(by_pair) < 2:
+        raise ValueError("one pair of models says nothing about others")
+    fewest = min(map(len, by_pair.values()))
+    seeds = sorted(seed for group in by_pair.values() for seed in group[:fewest])
     sides = [first[seed] for seed in seeds], [second[seed] for seed in seeds]
-    return _QUANTITIES[claim.quantity](claim, sides)
-
-
-def _by_pair(values_SI: NDArray[Any], runs: Sequence[Run]) -> NDArray[Any]:
-    pairs_S = np.array([run.pair for run in runs])
-    return np.stack([values_SI[pairs_S == pair].mean(axis=0) for pair in sorted(set(pairs_S.tolist()))])
+    return Difference(_QUANTITIES[claim.quantity](claim, sides), tuple(run.pair for run in sides[0]))
 
 
 def _end(claim: Mechanism, sides: Sides) -> NDArray[Any]:
@@ -42,7 +69,7 @@ def _end(claim: Mechanism, sides: Sides) -> NDArray[Any]:
     if claim.meter in sides[0][0].budget:
         last = common_marks([*sides[0], *sides[1]], claim.suite)[-1]
         first_SI, second_SI = aligned(*([run.items(claim.suite, last) for run in side] for side in sides))
-        return _by_pair(first_SI - second_SI, sides[0])
+        return first_SI - second_SI
     first, second = _courses(claim, sides)
     (begun_1, most_1), (begun_2, most_2) = gain.common_range(first), gain.common_range(second)
     most = min(most_1, most_2)
@@ -92,21 +119,20 @@ _QUANTITIES: dict[str, Callable[[Mechanism, Sides], NDArray[Any]]] = {
 
 
 def _changes(claim: Mechanism, sides: Sides, of: Callable[[Mapping[str, Any]], float]) -> NDArray[Any]:
-    """Differences of a change that a run has one value of. Two columns alike leave Student's t over model pairs alone."""
+    """Differences of a change that a run has one value of. Two columns alike leave Student's t over runs alone."""
     marks = common_marks([*sides[0], *sides[1]], claim.suite)
     changes_AS = np.array([
         [of(run.scores[claim.suite][marks[-1]]) - of(run.scores[claim.suite][marks[0]]) for run in side] for side in sides
     ])  # fmt: skip
-    return _by_pair(np.repeat((changes_AS[0] - changes_AS[1])[:, None], 2, axis=1), sides[0])
+    return np.repeat((changes_AS[0] - changes_AS[1])[:, None], 2, axis=1)
 
 
 def _courses(claim: Mechanism, sides: Sides) -> tuple[gain.Course, gain.Course]:
-    """Both sides mark by mark over the claim's meter, with model pairs in the place of seeds, on the items that all share."""
+    """Both sides mark by mark over the claim's meter, on the items that all share."""
     marks = common_marks([*sides[0], *sides[1]], claim.suite)
     scores = aligned(*([run.items(claim.suite, name) for run in side] for side in sides for name in marks))
     courses = []
     for side, scores_MSI in zip(sides, (scores[: len(marks)], scores[len(marks) :]), strict=True):
         used_SM = [[reading(mark, claim.meter) for mark in run.marks if mark.name in marks] for run in side]
-        scores_MPI = np.stack([_by_pair(scores_SI, side) for scores_SI in scores_MSI])
-        courses.append(gain.Course(_by_pair(np.array(used_SM), side).T, scores_MPI))
+        courses.append(gain.Course(np.array(used_SM).T, np.stack(scores_MSI)))
     return courses[0], courses[1]

@@ -51,14 +51,17 @@ def table(verdicts: Sequence[Verdict], world: str) -> Text:
         for verdict in verdicts:
             if verdict.claim in members:
                 text.append(f"  {verdict.claim.id:<24}  {in_full(verdict, world)}\n")
-                measured = "" if verdict.difference is None else f"{shown(verdict.difference)}; "
+                pairs = f"; by pair {' '.join(f'{each:+.3f}' for each in verdict.by_pair)}" if verdict.by_pair else ""
+                measured = "" if verdict.difference is None else f"{shown(verdict.difference)}{pairs}; "
                 text.append(_indented(measured + verdict.why), style="dim")
     counts = Counter(verdict.said for verdict in verdicts)
     told = [f"{counts[said]} {said}" for said in get_args(Said) if counts[said]]
     text.append("\n" + fill(f"{_claims(verdicts)}: {', '.join(told)}", WIDTH))
     if any(verdict.said in TRIED for verdict in verdicts):
+        here = any(verdict.by_pair for verdict in verdicts)
+        over = "runs and items, of these very pairs of models" if here else "model pairs and items"
         note = (f"A verdict is about this world, {world}, and about no paper. Figures: the first method less the second, with "
-                "the 95 % interval over model pairs and items.")  # fmt: skip
+                f"the 95 % interval over {over}.")  # fmt: skip
         text.append("\n" + fill(note, WIDTH), style="dim")
     return text
 
@@ -88,8 +91,8 @@ def verdict_record(verdict: Verdict, world: str) -> str:
     """A verdict as a line of JSON, its claim beside it."""
     told = {
         "v": 1, "claim": verdict.claim.model_dump(mode="json"), "verdict": in_full(verdict, world), "why": verdict.why,
-        "difference": _bounds(verdict.difference), "alarm": _bounds(verdict.alarm), "p_alone": verdict.p_alone, "p": verdict.p,
-        "detectable": verdict.detectable,
+        "difference": _bounds(verdict.difference), "by_pair": verdict.by_pair, "alarm": _bounds(verdict.alarm),
+        "p_alone": verdict.p_alone, "p": verdict.p, "detectable": verdict.detectable,
         "missing": [{"method": arm.method, "settings": arm.settings, "seeds": seeds} for arm, seeds in verdict.missing],
     }  # fmt: skip
     return json.dumps(told, sort_keys=True)

@@ -43,12 +43,21 @@ class Field:
     runs: Sequence[Run]
 
     @property
+    def usual(self) -> list[Run]:
+        """What boards and figures show: settings that nobody typed but a control's signal, scored on every suite.
+
+        Other runs were made for claims, and speak in them alone.
+        """
+        untyped = [run for run in self.runs if "--set" not in {who for key, who in run.origins.items() if key != "signal"}]
+        return [run for run in untyped if set(self.suites) <= set(run.suites)] or list(self.runs)
+
+    @property
     def suites(self) -> list[str]:
         return sorted({suite for run in self.runs for suite in run.suites})
 
     def scored(self, suite: str) -> list[Run]:
         """The runs that the suite has scored."""
-        return [run for run in self.runs if suite in run.suites]
+        return [run for run in self.usual if suite in run.suites]
 
     @property
     def axis(self) -> str:
@@ -96,14 +105,14 @@ def regenerate(root: Path, out: Path) -> list[str]:
     """
     fields = _fields(root)
     texts = _documents(root, fields[0])  # the first, as they alone hold what somebody typed
-    view = overview.overview([run for field in fields for run in field.runs])
+    view = overview.overview([run for field in fields for run in field.usual])
     texts["results/leaderboard.md"] = _leaderboard(view, fields)
     texts["results/table.tex"] = latex.to_latex(view, COMMAND)
     texts["results/claims.md"] = _claims(fields)
-    texts["results/stability.md"] = findings.to_markdown([(field.runs[0].conditions, field.runs) for field in fields], COMMAND)
+    texts["results/stability.md"] = findings.to_markdown([(field.runs[0].conditions, field.usual) for field in fields], COMMAND)
     for field in fields:
         name = "report.html" if field is fields[0] else f"report-{field.stem}.html"
-        texts[f"results/{name}"] = page.html(field.runs, field.suites, COMMAND)
+        texts[f"results/{name}"] = page.html(field.usual, field.suites, COMMAND)
     for name, text in texts.items():
         write_atomically(out / name, text)
     return sorted([*texts, *(name for field in fields for suite in field.suites for name in _draw(field, suite, out))])
@@ -157,6 +166,8 @@ def _seen(path: str, folder: Path) -> str:
 def _leaderboard(view: Overview, fields: Sequence[Field]) -> str:
     """All tables: the suites side by side, then each with its curve."""
     parts = ["# Leaderboard", f"Made by `{COMMAND}` from the summaries in [runs](runs); do not edit."]
+    if others := sum(len(field.runs) - len(field.usual) for field in fields):
+        parts += [f"{others} more runs, of settings that claims compare, are in [claims](claims.md) alone."]
     if len(view.boards) > 1:
         parts += ["## All suites", overview.to_markdown(view).rstrip()]
     figures = {(field.runs[0].conditions, suite): (field, suite) for field in fields for suite in field.suites}
@@ -214,7 +225,7 @@ def _figure_block(main: Field, folder: Path) -> str:
 
 def _leaderboard_block(main: Field, folder: Path) -> str:
     """The first methods with their intervals on every suite."""
-    view = overview.overview(main.runs)
+    view = overview.overview(main.usual)
     shown = view.labels[:TOP]
 
     def cell(row: Row | None) -> str:
@@ -222,7 +233,7 @@ def _leaderboard_block(main: Field, folder: Path) -> str:
             return ""
         return f"{row.score.mean:.3f}{MARK if row.standing else ''} ({row.score.lo:.3f} to {row.score.hi:.3f})"
 
-    days = sorted({run.environment["started"][:10] for run in main.runs if "started" in run.environment})
+    days = sorted({run.environment["started"][:10] for run in main.usual if "started" in run.environment})
     made = f", runs of {' to '.join(dict.fromkeys((days[0], days[-1])))}" if days else ""
     title = (
         f"The first {len(shown)} of {len(view.labels)} methods by their mean place: track {main.runs[0].conditions}, "
@@ -240,7 +251,7 @@ def _leaderboard_block(main: Field, folder: Path) -> str:
 
 def _stability_block(main: Field, folder: Path) -> str:
     """How far orders of methods agree, by what differs."""
-    return f"{findings.in_short(main.runs)}\n\n[One by one]({_seen('results/stability.md', folder)}), with intervals."
+    return f"{findings.in_short(main.usual)}\n\n[One by one]({_seen('results/stability.md', folder)}), with intervals."
 
 
 BLOCKS: Mapping[str, Callable[[Field, Path], str]] = {

@@ -50,6 +50,34 @@ class Interval:
         return self.lo <= 0 <= self.hi
 
 
+@dataclass(frozen=True)
+class Spread:
+    """A mean with its standard error, and Student's degrees of freedom."""
+
+    mean: float
+    error: float
+    freedom: float
+    seeds: int
+    items: int
+
+    @property
+    def interval(self) -> Interval:
+        half = float(stdtrit(self.freedom, 1 - TAIL)) * self.error
+        p = 2 * float(stdtr(self.freedom, -abs(self.mean) / self.error)) if self.error else float(self.mean == 0)
+        return Interval(self.mean, self.mean - half, self.mean + half, self.seeds, self.items, p)
+
+    def detectable(self, power: float = 0.8) -> float:
+        """The least true mean that would be told from 0 with this power: the standard error times the noncentrality at which
+        a two-sided t test of 5 % has it.
+
+        Raises:
+            ValueError: a power outside .05 to 1.
+        """
+        if not 1 - LEVEL < power < 1:
+            raise ValueError(f"power lies between {1 - LEVEL:.2f} and 1, got {power}")
+        return self.error * float(nctdtrinc(self.freedom, 1 - power, stdtrit(self.freedom, 1 - TAIL)))
+
+
 class SignFlip(NamedTuple):
     p: float
     floor: float
@@ -72,17 +100,46 @@ def interval(scores_SI: ArrayLike, pairs_S: Sequence[int] | None = None) -> Inte
     Raises:
         ValueError: not two axes, no seed, fewer than two items, a score that is not finite, or a pair missing for a seed.
     """
+    return spread(scores_SI, pairs_S).interval
+
+
+def spread(scores_SI: ArrayLike, pairs_S: Sequence[int] | None = None) -> Spread:
+    """What `interval` is made of. Raises as it."""
     x_SI = _checked(scores_SI)
     seeds, items = x_SI.shape
     if pairs_S is not None:
         if len(pairs_S) != seeds:
             raise ValueError(f"each of {seeds} seeds needs its pair, got {len(pairs_S)}")
         x_SI = np.stack([x_SI[np.asarray(pairs_S) == pair].mean(axis=0) for pair in sorted(set(pairs_S))])
-    mean = float(x_SI.mean())
-    error, freedom = _error(x_SI)
-    half = float(stdtrit(freedom, 1 - TAIL)) * error
-    p = 2 * float(stdtr(freedom, -abs(mean) / error)) if error else float(mean == 0)
-    return Interval(mean, mean - half, mean + half, seeds, items, p)
+    return Spread(float(x_SI.mean()), *_error(x_SI), seeds, items)
+
+
+def of_these_pairs(scores_SI: ArrayLike, pairs_S: Sequence[int]) -> Spread:
+    """The grand mean for the very pairs of models at hand: their seeds and the items are random, the pairs are not.
+
+    The terms are those of `interval` with MS_seed among seeds of one pair and MS_rest among them item by item, both with S - P
+    in the place of S - 1. A statement about other pairs needs `interval` with `pairs_S`.
+
+    Raises:
+        ValueError: as in `interval`, or a pair has another number of seeds than the others, or one alone.
+    """
+    x_SI, pair_S = _checked(scores_SI), np.asarray(pairs_S)
+    groups = [x_SI[pair_S == pair] for pair in sorted(set(pairs_S))]
+    if len({len(group) for group in groups}) != 1 or len(groups[0]) < 2:
+        raise ValueError(f"each pair needs as many seeds as the others and two at least, got {[len(group) for group in groups]}")
+    x_PNI = np.stack(groups)  # N seeds of a pair
+    (pairs, seeds, items), mean = x_PNI.shape, x_PNI.mean()
+    apart_PN1 = x_PNI.mean(axis=2, keepdims=True) - x_PNI.mean(axis=(1, 2), keepdims=True)
+    rest_PNI = x_PNI - x_PNI.mean(axis=1, keepdims=True) - apart_PN1
+    freedom, runs = pairs * (seeds - 1), pairs * seeds
+    ms_seed = items * float((apart_PN1**2).sum()) / freedom
+    ms_item = runs * float(((x_PNI.mean(axis=(0, 1)) - mean) ** 2).sum()) / (items - 1)
+    ms_rest = float((rest_PNI**2).sum()) / (freedom * (items - 1))
+    total = max(ms_seed + ms_item - ms_rest, ms_seed, ms_item)
+    if not total:
+        return Spread(float(mean), 0.0, freedom, runs, items)
+    error = (total / (runs * items)) ** 0.5
+    return Spread(float(mean), error, total / (ms_seed / freedom + (total - ms_seed) / (items - 1)), runs, items)
 
 
 def paired(a_SI: ArrayLike, b_SI: ArrayLike, pairs_S: Sequence[int] | None = None) -> Interval:
@@ -134,15 +191,10 @@ def improvement(a_SI: ArrayLike, b_SI: ArrayLike) -> Interval:
 def detectable(a_SI: ArrayLike, b_SI: ArrayLike, power: float = 0.8) -> float:
     """The least true difference of means that `paired` would tell from 0 with this power, given these data's variance.
 
-    It is the standard error times the noncentrality at which a two-sided t test of 5 % has that power.
-
     Raises:
         ValueError: a power outside .05 to 1, or as in `paired`.
     """
-    if not 1 - LEVEL < power < 1:
-        raise ValueError(f"power lies between {1 - LEVEL:.2f} and 1, got {power}")
-    error, freedom = _error(_difference(a_SI, b_SI))
-    return error * float(nctdtrinc(freedom, 1 - power, stdtrit(freedom, 1 - TAIL)))
+    return spread(_difference(a_SI, b_SI)).detectable(power)
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:

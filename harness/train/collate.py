@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,12 +44,15 @@ def collate(
     signal = {}
     for name in _same_names("signals", [example.signal.keys() for example in examples]):
         values = [value for example in examples for value in _of_example(name, example.signal[name], example)]
-        if name.endswith("_NT"):
+        if name.endswith("_NTK"):
+            signal[name] = _several(_token_rows(name, values, rollouts), width, dtype).to(device)
+        elif name.endswith("_NT"):
             signal[name] = padded(_token_rows(name, values, rollouts))
         elif name.endswith("_N"):
             signal[name] = torch.tensor(values, dtype=dtype, device=device)
         else:
-            raise ValueError(f"signal {name!r} has no known axes: end its name in _N (a value per rollout) or _NT (per token)")
+            raise ValueError(f"signal {name!r} has no known axes: end its name in _N (a value per rollout), _NT (per token) "
+                             "or _NTK (several per token)")  # fmt: skip
     views = {"": [rollout.prompt_tokens for rollout in rollouts]}
     for name in _same_names("views", [example.views.keys() for example in examples]):
         if name == "":
@@ -69,6 +73,14 @@ def collate(
     )
 
 
+def _several(rows: Sequence[Sequence[Sequence[float]]], width: int, dtype: torch.dtype) -> Tensor:
+    """K values a token, [N, T, K], 0 where padded; whole numbers stay whole."""
+    first = next(value for row in rows for values in row for value in values)
+    filling = [0] * next(len(values) for row in rows for values in row)
+    padded = [[*map(list, row), *[filling] * (width - len(row))] for row in rows]
+    return torch.tensor(padded, dtype=torch.long if isinstance(first, int) else dtype)
+
+
 def _same_names(kind: str, names: Sequence[object]) -> list[str]:
     sets = [frozenset(keys) for keys in names]  # type: ignore[call-overload]
     for other in sets[1:]:
@@ -86,7 +98,7 @@ def _of_example(name: str, values: Signal | Sequence[Sequence[int]], example: Ex
     return values
 
 
-def _token_rows(name: str, rows: Sequence[Sequence[float]], rollouts: Sequence[Rollout]) -> Sequence[Sequence[float]]:
+def _token_rows(name: str, rows: Sequence[Any], rollouts: Sequence[Rollout]) -> Sequence[Any]:
     if len(rows) != len(rollouts):
         raise ValueError(f"{name!r} has {len(rows)} rows for {len(rollouts)} rollouts; give one row for each rollout")
     for row, rollout in zip(rows, rollouts, strict=True):

@@ -140,11 +140,14 @@ class StreamedLM(nn.Module):
         logits_QV = self.logits(hidden_QLH[torch.arange(len(prompts), device=device), last_Q])
         return token_logprobs(logits_QV)[:, list(ids)].tolist()
 
-    def forward(self, fn: PerToken, rows: Rows, frozen: Sequence[Sequence[Part]] = ()) -> tuple[Tensor, ...]:
-        """`fn(own_CV, *frozen_CV, tokens_C)` over chunks, its results joined to [C] each.
+    def forward(
+        self, fn: PerToken, rows: Rows, frozen: Sequence[Sequence[Part]] = (), beside: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, ...]:
+        """`fn(own_CV, *frozen_CV, *beside_C, tokens_C)` over chunks, its results joined to [C] each.
 
         Args:
             frozen: other distributions at the same completion positions, each a sum of parts.
+            beside: tensors [C, ...] of which `fn` gets the chunk's own part.
         """
         own_CH, count = self.hidden(rows), len(rows.target_C)
 
@@ -152,7 +155,7 @@ class StreamedLM(nn.Module):
             span, tokens_C = slice(start, start + len(own_cH)), rows.target_C[start : start + len(own_cH)]
             with torch.no_grad():
                 others = [_sum_of(parts, span) for parts in frozen]
-            values = fn(self.logprobs(own_cH), *others, tokens_C)
+            values = fn(self.logprobs(own_cH), *others, *(value_C[span] for value_C in beside), tokens_C)
             if any(value.shape != tokens_C.shape for value in values):
                 shapes = [tuple(value.shape) for value in values]
                 raise ValueError(f"fn must return a tuple of tensors [{len(tokens_C)}], one value a position; got {shapes}")
@@ -253,24 +256,28 @@ class TrainModels:
         return self._stream(lambda logq_CV, tokens_C: (gather_logprobs(logq_CV, tokens_C),), batch, view, (), keep_N)[0]
 
     def per_token(
-        self, fn: PerToken, batch: Batch, frozen: Sequence[tuple[str, str] | Mix] = (), keep_N: Tensor | None = None
-    ) -> tuple[Tensor, ...]:
-        """`fn(policy_CV, *frozen_CV, tokens_C)` over chunks of completion positions; each result [N, T], 0 where masked.
+        self, fn: PerToken, batch: Batch, frozen: Sequence[tuple[str, str] | Mix] = (), keep_N: Tensor | None = None,
+        beside: Sequence[Tensor] = (),
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        """`fn(policy_CV, *frozen_CV, *beside_C, tokens_C)` over chunks of completion positions; each result [N, T], 0 where
+        masked.
 
         `frozen` names (model, view) pairs or mixes; they are passed through once each, without gradient, and charged.
+        `beside` are tensors [N, T, ...] of which `fn` gets the positions' own values.
         """
-        return self._stream(fn, batch, "", frozen, keep_N)
+        return self._stream(fn, batch, "", frozen, keep_N, beside)
 
     def _stream(
-        self, fn: PerToken, batch: Batch, view: str, frozen: Sequence[tuple[str, str] | Mix], keep_N: Tensor | None
-    ) -> tuple[Tensor, ...]:
+        self, fn: PerToken, batch: Batch, view: str, frozen: Sequence[tuple[str, str] | Mix], keep_N: Tensor | None,
+        beside: Sequence[Tensor] = (),
+    ) -> tuple[Tensor, ...]:  # fmt: skip
         rows = rows_of(batch, view, keep_N)
+        places = (rows.kept_K[rows.row_C], rows.step_C)
         others = [self._parts(each, batch, rows, keep_N) for each in frozen]
         with self._autocast(rows):
-            values = self.policy(fn, rows, others)
+            values = self.policy(fn, rows, others, [value[places] for value in beside])
         if torch.is_grad_enabled():
             self.policy_tokens += rows.read
-        places = (rows.kept_K[rows.row_C], rows.step_C)
         return tuple(value.new_zeros(batch.mask_NT.shape).index_put(places, value) for value in values)
 
     def _parts(self, frozen: tuple[str, str] | Mix, batch: Batch, rows: Rows, keep_N: Tensor | None) -> list[Part]:
