@@ -95,6 +95,12 @@ def test_other_methods_take_their_texts_from_finished_runs(small: Path, finished
     assert any("as in 1 finished runs" in line for line in plan.basis)
 
 
+def test_a_servers_likeliest_tokens_can_be_rehearsed() -> None:
+    spec, _ = resolve("logit_opd", "pocket", settings=["form=top", "top_k=3"])
+    meters = rehearse(spec, FEW).own.meters
+    assert meters["teacher_scored_tokens"] == meters["student_tokens"] > 0
+
+
 @pytest.mark.parametrize("name", sorted(registry.modules("methods")))
 def test_every_method_can_be_rehearsed(name: str) -> None:
     spec = spec_of(name, "pocket")

@@ -154,7 +154,9 @@ class Model:
 
         return torch.zeros(len(rows.target_C), 1)
 
-    def __call__(self, fn: Callable[..., Any], rows: Any, frozen: Sequence[Sequence[Any]] = ()) -> tuple[Any, ...]:
+    def __call__(
+        self, fn: Callable[..., Any], rows: Any, frozen: Sequence[Sequence[Any]] = (), beside: Sequence[Any] = ()
+    ) -> tuple[Any, ...]:
         import torch
 
         # of a mix, one part at a time stands beside the sum
@@ -162,4 +164,4 @@ class Model:
         tokens_C = rows.target_C
         few = tokens_C[:2]
         own, *others = (torch.zeros(len(few), IDS).log_softmax(-1) for _ in range(1 + len(frozen)))
-        return tuple(value.new_zeros(len(tokens_C)) for value in fn(own, *others, few))
+        return tuple(value.new_zeros(len(tokens_C)) for value in fn(own, *others, *(each[:2] for each in beside), few))
