@@ -149,6 +149,16 @@ def test_the_stability_of_orders_is_published(found: list[Run], published: Path,
     assert "[One by one](../../results/stability.md), with intervals." in block
 
 
+def test_verdicts_are_a_block(published: Path, tmp_path: Path) -> None:
+    root = tmp_path / "repository"
+    shutil.copytree(published, root)
+    write(root / "docs" / "deep" / "page.md", "<!-- results: claims -->\n<!-- /results -->\n")
+    (main,) = publish._fields(root)
+    counted = (root / "results/claims.md").read_text().split("```")[1].split("\n\n")[-1].strip().replace("\n", " ")
+    assert counted.startswith("37 claims: ")
+    assert f"- {counted}: [one by one](../../results/claims.md), with" in publish._documents(root, main)["docs/deep/page.md"]
+
+
 def test_a_check_passes_without_models_and_network(published: Path) -> None:
     code = """
 import socket, sys

@@ -54,9 +54,7 @@ def table(verdicts: Sequence[Verdict], world: str) -> Text:
                 pairs = f"; by pair {' '.join(f'{each:+.3f}' for each in verdict.by_pair)}" if verdict.by_pair else ""
                 measured = "" if verdict.difference is None else f"{shown(verdict.difference)}{pairs}; "
                 text.append(_indented(measured + verdict.why), style="dim")
-    counts = Counter(verdict.said for verdict in verdicts)
-    told = [f"{counts[said]} {said}" for said in get_args(Said) if counts[said]]
-    text.append("\n" + fill(f"{_claims(verdicts)}: {', '.join(told)}", WIDTH))
+    text.append("\n" + fill(counted(verdicts), WIDTH))
     if any(verdict.said in TRIED for verdict in verdicts):
         here = any(verdict.by_pair for verdict in verdicts)
         over = "runs and items, of these very pairs of models" if here else "model pairs and items"
@@ -64,6 +62,13 @@ def table(verdicts: Sequence[Verdict], world: str) -> Text:
                 f"the 95 % interval over {over}.")  # fmt: skip
         text.append("\n" + fill(note, WIDTH), style="dim")
     return text
+
+
+def counted(verdicts: Sequence[Verdict]) -> str:
+    """How many claims there are, and of how many what is said."""
+    counts = Counter(verdict.said for verdict in verdicts)
+    told = [f"{counts[said]} {said}" for said in get_args(Said) if counts[said]]
+    return f"{_claims(verdicts)}: {', '.join(told)}"
 
 
 def listed(claims: Sequence[Claim]) -> Text:

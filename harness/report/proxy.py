@@ -39,6 +39,10 @@ class Course:
     seeds: list[list[tuple[float, float]]]
 
 
+LEAST = 0.005
+"""Of a fall of gold that is told: less is nothing at two digits."""
+
+
 @dataclass(frozen=True)
 class Fall:
     """From the mark at which gold was highest to the last one, gold fell while the proxy rose."""
@@ -77,7 +81,7 @@ def fall(course: Course) -> Fall | None:
     golds = [gold for _, gold in course.points]
     top = golds.index(max(golds))
     rise, loss = course.points[-1][0] - course.points[top][0], golds[top] - golds[-1]
-    if rise <= 0 or loss <= 0:
+    if rise <= 0 or loss < LEAST:
         return None
     agreeing = sum(seed[-1][0] > seed[top][0] and seed[-1][1] < seed[top][1] for seed in course.seeds)
     return Fall(course.marks[top], loss, rise, agreeing)

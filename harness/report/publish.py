@@ -177,14 +177,18 @@ def _leaderboard(view: Overview, fields: Sequence[Field]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _verdicts(field: Field) -> tuple[list[claims.Verdict], str]:
+    """What the field's runs say about all claims, and of which world."""
+    track = field.runs[0].spec["track"]
+    return claims.verdicts(shipped(), field.runs, track), claims_show.world_of(track)
+
+
 def _claims(fields: Sequence[Field]) -> str:
     """The verdicts about each track's runs."""
     parts = ["# Claims", f"Made by `{COMMAND}` from the summaries in [runs](runs); do not edit. What the words mean: "
              "[docs/claims.md](../docs/claims.md)."]  # fmt: skip
     for field in fields:
-        track = field.runs[0].spec["track"]
-        verdicts = claims.verdicts(shipped(), field.runs, track)
-        text = claims_show.table(verdicts, claims_show.world_of(track)).plain
+        text = claims_show.table(*_verdicts(field)).plain
         parts += [f"## {field.runs[0].conditions}", "\n".join(["```text", *(line.rstrip() for line in text.splitlines()), "```"])]
     return "\n\n".join(parts) + "\n"
 
@@ -254,8 +258,21 @@ def _stability_block(main: Field, folder: Path) -> str:
     return f"{findings.in_short(main.usual)}\n\n[One by one]({_seen('results/stability.md', folder)}), with intervals."
 
 
+def _claims_block(main: Field, folder: Path) -> str:
+    """The claims that got a verdict, by what it says, with the difference that was measured."""
+    verdicts, world = _verdicts(main)
+    lines = []
+    for said in claims.TRIED:
+        there = [(f"`{each.claim.id}`", each.difference) for each in verdicts if each.said == said]
+        if there:
+            told = [name + (f" ({difference.mean:+.3f})" if difference else "") for name, difference in there]
+            lines.append(f"- {said}, {world}: {', '.join(told)}")
+    link = f"[one by one]({_seen('results/claims.md', folder)})"
+    return "\n".join([*lines, f"- {claims_show.counted(verdicts)}: {link}, with intervals and what they would need"])
+
+
 BLOCKS: Mapping[str, Callable[[Field, Path], str]] = {
-    "leaderboard": _leaderboard_block, "figure": _figure_block, "stability": _stability_block,
+    "leaderboard": _leaderboard_block, "figure": _figure_block, "stability": _stability_block, "claims": _claims_block,
 }  # fmt: skip
 """What a document can ask for: each is made of the main runs, with links as seen from the document's folder."""
 
