@@ -265,7 +265,7 @@ ROLES: Mapping[str, Mapping[str, Kind]] = {
 
 
 def _interval(wins: Sequence[float]) -> tuple[float, float] | None:
-    from harness.report.stats import wilson
+    from harness.report.shares import wilson
 
     return wilson(sum(wins), len(wins)) if wins else None
 

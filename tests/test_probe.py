@@ -27,7 +27,7 @@ from harness.connect import served_at
 from harness.errors import ProbeRefused, SpecError
 from harness.ledger import Budget, Ledger
 from harness.probe import FLOOR, INJECTION, KindReport, ProbeReport
-from harness.report.stats import wilson
+from harness.report.shares import wilson
 from harness.types import Failure
 
 PAIRS = probe.the_pairs()

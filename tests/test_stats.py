@@ -13,20 +13,18 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, nct, t, trim_mean
 
+from harness.report.shares import beta_binomial, missing_bounds, wilson
 from harness.report.stats import (
-    beta_binomial,
     detectable,
     holm,
     improvement,
     interval,
     iqm,
-    missing_bounds,
     of_these_pairs,
     paired,
     rank_intervals,
     resample,
     sign_flip,
-    wilson,
 )
 
 ROOT = Path(__file__).parents[1]

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from harness.report.runs import TEACHER, Run
-from harness.report.stats import missing_bounds
+from harness.report.shares import missing_bounds
 
 if TYPE_CHECKING:
     from harness.report.board import Field, Row

@@ -22,6 +22,7 @@ from harness.report import board as boards
 from harness.report import curves, stats
 from harness.report.board import Board, Field, Row
 from harness.report.runs import TEACHER, Run, by_label, common_marks, scored_alike
+from harness.report.shares import missing_bounds
 from harness.report.stats import Interval
 from harness.spec import canonical
 
@@ -174,7 +175,7 @@ class SuiteData:
         return Lost(
             label, mark, asked, missing, sum((Counter(found.get("lost", {})) for found in graded), Counter()),
             sum(found.get("empty", 0) for found in graded), sum(found.get("truncated", 0) for found in graded),
-            stats.missing_bounds(value, counts, missing, group[0].scale(self.name)) if asked else (value, value),
+            missing_bounds(value, counts, missing, group[0].scale(self.name)) if asked else (value, value),
         )  # fmt: skip
 
 
