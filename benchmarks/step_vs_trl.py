@@ -8,6 +8,9 @@ Two families of losses, a step being rollouts, signal, forward, backward and upd
     logit-opd        Jensen-Shannon divergence to a frozen teacher      trl.experimental.gkd.GKDTrainer and, its
                                                                         successor, trl.DistillationTrainer
 
+On a GPU (`--device cuda`) both compute in bfloat16 on float32 weights, at the shapes of real models, and `step_bytes` is what
+a step allocates at most beyond what both sides hold all the time.
+
 TRL is run twice: tuned (no checkpointing of activations, no logging) and as shipped. Its own loop drives: at the end of
 each of its steps ours takes one, so that both meet the same load on the machine. Its time runs from the end of our step
 to the end of its own.
@@ -43,7 +46,7 @@ from harness.train.trainer import Optimization, Trainer
 from harness.types import Batch, Collected, Example, Loss, Models, Prompt, Term
 from methods.logit_opd import LogitOPD
 
-VOCABULARY, PROMPT_TOKENS = 1024, 32
+PROMPT_TOKENS = 32
 LEARNING_RATE = 1e-4
 PEERS = {"GRPOTrainer": "policy-gradient", "GKDTrainer": "logit-opd", "DistillationTrainer": "logit-opd"}
 TUNED = {"gradient_checkpointing": False, "logging_strategy": "no"}
@@ -60,6 +63,17 @@ class Setting:
     new_tokens: int = 64
     repetitions: int = 8
     discarded: int = 2
+    heads: int = 4
+    kv_heads: int = 2
+    head: int | None = None
+    """Width of a head; the width by the heads unless given."""
+    inner: int | None = None
+    """Width of a layer's inside; three times the width unless given."""
+    kind: str = "qwen3"
+    vocabulary: int = 1024
+    chunk: int | None = None
+    """Positions whose distributions of ours exist at one time; all of a step unless given."""
+    micro_batch_tokens: int = 4096
 
     @property
     def rows(self) -> int:
@@ -78,15 +92,25 @@ class Setting:
 SETTINGS = {
     "four-layers": Setting(),
     "pocket": Setting(width=96, layers=3, prompts=16, group=8, new_tokens=48),  # the embedded student and its batch
+    "qwen2.5-0.5b": Setting(
+        896, 24, 8, 8, 512, 5, 1, heads=14, inner=4864, kind="qwen2", vocabulary=151_936, chunk=1024, micro_batch_tokens=32768
+    ),
+    "qwen2.5-1.5b": Setting(
+        1536, 28, 8, 8, 512, 5, 1, heads=12, inner=8960, kind="qwen2", vocabulary=151_936, chunk=1024, micro_batch_tokens=32768
+    ),
+    "qwen3-1.7b": Setting(
+        2048, 28, 8, 8, 512, 5, 1, heads=16, kv_heads=8, head=128, inner=6144, vocabulary=151_936, chunk=1024,
+        micro_batch_tokens=32768,
+    ),
     "small": Setting(width=32, layers=2, prompts=2, group=4, new_tokens=8, repetitions=2, discarded=1),  # to try the script
 }
 
 
-def make_tokenizer() -> Any:
+def make_tokenizer(setting: Setting) -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = ["<pad>", *(f"w{i}" for i in range(1, VOCABULARY)), "<end>"]
+    words = ["<pad>", *(f"w{i}" for i in range(1, setting.vocabulary)), "<end>"]
     core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="w1"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
@@ -96,17 +120,18 @@ def make_tokenizer() -> Any:
     return tokenizer
 
 
-def make_model(setting: Setting, seed: int) -> Any:
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+def make_model(setting: Setting, seed: int, device: str) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    return Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=VOCABULARY, hidden_size=setting.width, intermediate_size=3 * setting.width,
-            num_hidden_layers=setting.layers, num_attention_heads=4, num_key_value_heads=2, head_dim=setting.width // 4,
-            max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=None, eos_token_id=None, pad_token_id=0,
-        )
+    config = AutoConfig.for_model(
+        setting.kind, vocab_size=setting.vocabulary, hidden_size=setting.width,
+        intermediate_size=setting.inner or 3 * setting.width, num_hidden_layers=setting.layers,
+        num_attention_heads=setting.heads, num_key_value_heads=setting.kv_heads,
+        head_dim=setting.head or setting.width // setting.heads, max_position_embeddings=max(512, 2 * setting.new_tokens),
+        tie_word_embeddings=True, bos_token_id=None, eos_token_id=None, pad_token_id=0,
     )  # fmt: skip
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).to(device)
 
 
 def questions(setting: Setting) -> list[str]:
@@ -178,26 +203,31 @@ class Stopwatch:
 class Ours:
     """The steps of this harness, assembled as a run does it, without its files."""
 
-    def __init__(self, family: str, setting: Setting) -> None:
+    def __init__(self, family: str, setting: Setting, device: str) -> None:
         self.setting, self.visits, self.watch = setting, 0, Stopwatch()
-        policy, teacher = make_model(setting, 0), make_model(setting, 1)
+        policy = make_model(setting, 0, device)
         settings = {"prompts_per_round": setting.prompts, "group_size": setting.group}
         if family == "policy-gradient":
             self.method: Method = PolicyGradient(PolicyConfig.model_validate(settings))
         else:
             self.method = LogitOPD(LogitOPD.Config.model_validate({**settings, "form": "full", "divergence": "jsd"}))
-        codec = ChatCodec(make_tokenizer())
-        self.generator = HFGenerator(policy, [codec.tokenizer.eos_token_id], codec.tokenizer.pad_token_id, vocabulary=VOCABULARY)
+        codec = ChatCodec(make_tokenizer(setting))
+        self.generator = HFGenerator(
+            policy, [codec.tokenizer.eos_token_id], codec.tokenizer.pad_token_id, vocabulary=setting.vocabulary, bf16=True
+        )
         parameters = sum(parameter.numel() for parameter in policy.parameters())
         student = MeteredStudent(
             self.generator, codec, Ledger(Budget({"prompts": 1_000_000})), 0, setting.new_tokens, parameters
         )
-        self.tools = Tools(student, None, None, None, lambda name: _no_template(name), 0)
-        frozen = {"teacher": teacher} if family == "logit-opd" else {}
+        self.tools = Tools(
+            student=student, teacher=None, critic=None, reference=None, solutions=None, outcomes=None, preferences=None,
+            template=_no_template, seed=0,
+        )  # fmt: skip
+        frozen = {"teacher": make_model(setting, 1, device)} if family == "logit-opd" else {}
         # a chunk as long as the batch: like TRL without gradient checkpointing, nothing is computed twice
         self.trainer = Trainer(
-            policy, frozen, self.method, Optimization(LEARNING_RATE), vocabulary=VOCABULARY, temperature=1.0,
-            charge=lambda *_: None, chunk=setting.step_tokens, micro_batch_tokens=4096,  # small enough for the cache
+            policy, frozen, self.method, Optimization(LEARNING_RATE), vocabulary=setting.vocabulary, temperature=1.0,
+            charge=lambda *_: None, chunk=setting.chunk or setting.step_tokens, micro_batch_tokens=setting.micro_batch_tokens,
         )  # fmt: skip
         for owner, name, label in (
             (student, "rollouts", "sampling"), (self.trainer, "step", "training"), (self.method, "loss", "forward"),
@@ -222,19 +252,22 @@ class Ours:
         return {**self.watch.take(), **sampling}
 
 
-def _no_template(name: str) -> Any:
+def _no_template(name: str, reader: str = "critic") -> Any:
     raise NotImplementedError(f"no template {name!r}: nothing here asks a critic")
 
 
-def make_theirs(peer: str, shipped: bool, setting: Setting, folder: str, callback: Any, watch: Stopwatch) -> Any:
-    """TRL's trainer with its defaults, but in float32 on the CPU and without saving; tuned unless `shipped`."""
+def make_theirs(
+    peer: str, shipped: bool, setting: Setting, folder: str, callback: Any, watch: Stopwatch, device: str
+) -> Any:
+    """TRL's trainer with its defaults, but in float32 on a CPU and without saving; tuned unless `shipped`."""
     from datasets import Dataset
 
-    policy, tokenizer = make_model(setting, 0), make_tokenizer()
+    policy, tokenizer = make_model(setting, 0, device), make_tokenizer(setting)
     common: dict[str, Any] = {
         "output_dir": folder, "per_device_train_batch_size": setting.rows, "max_steps": setting.steps, "report_to": [],
-        "use_cpu": True, "bf16": False, "learning_rate": LEARNING_RATE, "lr_scheduler_type": "constant", "temperature": 1.0,
-        "save_strategy": "no", "disable_tqdm": True, "dataloader_pin_memory": False, **({} if shipped else TUNED),
+        "use_cpu": device == "cpu", "bf16": device != "cpu", "learning_rate": LEARNING_RATE, "lr_scheduler_type": "constant",
+        "temperature": 1.0, "save_strategy": "no", "disable_tqdm": True, "dataloader_pin_memory": False,
+        **({} if shipped else TUNED),
     }  # fmt: skip
     rows = [text for text in questions(setting) for _ in range(setting.group)]
     if peer == "GRPOTrainer":
@@ -258,7 +291,7 @@ def make_theirs(peer: str, shipped: bool, setting: Setting, folder: str, callbac
         answer = " ".join(["w1"] * setting.new_tokens)  # must be there, and is replaced by the student's own
         talks = [[{"role": "user", "content": text}, {"role": "assistant", "content": answer}] for text in rows]
         trainer = GKDTrainer(
-            model=policy, teacher_model=make_model(setting, 1), callbacks=[callback], processing_class=tokenizer,
+            model=policy, teacher_model=make_model(setting, 1, device), callbacks=[callback], processing_class=tokenizer,
             train_dataset=Dataset.from_list([{"messages": talk} for talk in talks * setting.steps]),
             args=GKDConfig(
                 **common, max_new_tokens=setting.new_tokens, lmbda=1.0, beta=0.5, train_sampling_strategy="sequential"
@@ -268,7 +301,7 @@ def make_theirs(peer: str, shipped: bool, setting: Setting, folder: str, callbac
         from trl import DistillationConfig, DistillationTrainer
 
         trainer = DistillationTrainer(
-            model=policy, teacher_model=make_model(setting, 1), callbacks=[callback], processing_class=tokenizer,
+            model=policy, teacher_model=make_model(setting, 1, device), callbacks=[callback], processing_class=tokenizer,
             train_dataset=Dataset.from_list([{"prompt": text} for text in rows * setting.steps]),
             args=DistillationConfig(**common, max_completion_length=setting.new_tokens, beta=0.5, shuffle_dataset=False),
         )  # fmt: skip
@@ -276,21 +309,29 @@ def make_theirs(peer: str, shipped: bool, setting: Setting, folder: str, callbac
     return trainer
 
 
-def measure(peer: str, shipped: bool, threads: int, setting: Setting) -> dict[str, Any]:
+def measure(peer: str, shipped: bool, threads: int, setting: Setting, device: str) -> dict[str, Any]:
     """Steps of TRL and ours in turn; the first ones of both are thrown away."""
     from transformers import TrainerCallback
 
     torch.set_num_threads(threads)
-    ours, watch = Ours(PEERS[peer], setting), Stopwatch()
+    ours, watch = Ours(PEERS[peer], setting, device), Stopwatch()
     steps: dict[str, list[dict[str, float]]] = {"ours": [], "trl": []}
 
     class InTurn(TrainerCallback):
         """Lets ours take a step after each of TRL's."""
 
         def start(self) -> None:
+            self.held = 0
+            if device != "cpu":
+                torch.cuda.synchronize()
+                torch.cuda.reset_peak_memory_stats()
+                self.held = torch.cuda.memory_allocated()
             self.wall, self.cpu = time.perf_counter(), time.process_time()
 
         def lap(self, who: str, parts: dict[str, float]) -> None:
+            if device != "cpu":
+                torch.cuda.synchronize()
+                parts["bytes"] = torch.cuda.max_memory_allocated() - self.held
             wall, cpu = time.perf_counter() - self.wall, time.process_time() - self.cpu
             steps[who].append({**parts, "wall": wall, "cpu": cpu})
             self.start()
@@ -304,7 +345,7 @@ def measure(peer: str, shipped: bool, threads: int, setting: Setting) -> dict[st
 
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
-        make_theirs(peer, shipped, setting, folder, InTurn(), watch).train()
+        make_theirs(peer, shipped, setting, folder, InTurn(), watch, device).train()
     kept = {who: taken[setting.discarded :] for who, taken in steps.items()}
     speed = {who: _spread([setting.step_tokens / step["wall"] for step in taken]) for who, taken in kept.items()}
     ratios = [theirs["wall"] / mine["wall"] for mine, theirs in zip(kept["ours"], kept["trl"], strict=True)]
@@ -329,6 +370,7 @@ def measure(peer: str, shipped: bool, threads: int, setting: Setting) -> dict[st
             name: round(1e6 * parts[f"sampling: {name}"] / written, 1) for name in ("model", "around the model")
         },
         "share_of_trl_in_generate": round(theirs["sampling"] / theirs["wall"], 3),
+        **({} if device == "cpu" else {"step_bytes": {who: max(step["bytes"] for step in taken) for who, taken in kept.items()}}),
         "cpu_seconds_per_step": {who: round(seconds["cpu"] / setting.repetitions, 4) for who, seconds in total.items()},
         "wall_seconds": {who: [round(step["wall"], 4) for step in taken] for who, taken in steps.items()},
         "load_average": [round(load, 2), round(os.getloadavg()[0], 2)],
@@ -346,8 +388,9 @@ def machine() -> dict[str, Any]:
         platform.processor(),
     )
     names = ("torch", "transformers", "trl", "accelerate", "numpy")
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     return {
-        "cpu": cpu, "cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version(),
+        **gpu, "cpu": cpu, "cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version(),
         "versions": {name: version(name) for name in names},
         "environment": {name: value for name, value in os.environ.items() if name.startswith(("OMP_", "MKL_"))},
     }  # fmt: skip
@@ -374,6 +417,7 @@ def main() -> None:
     parser.add_argument("--threads", nargs="+", type=int, default=[2, 1])
     parser.add_argument("--repetitions", type=int, help="steps that count, of each side")
     parser.add_argument("--setting", choices=SETTINGS, default="four-layers", help="model and batch of both sides")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
     setting = SETTINGS[args.setting]
@@ -383,11 +427,12 @@ def main() -> None:
     print(f"{'TRL trainer':20} {'setting':8} {'threads':>7} {'ours tok/s':>20} {'TRL tok/s':>20} {'ratio':>6}  load")
     result: dict[str, Any] = {
         "measured": begun.isoformat(timespec="seconds"), "machine": machine(),
-        "setting": {**vars(setting), "prompt_tokens": PROMPT_TOKENS, "vocabulary": VOCABULARY, "dtype": "float32"},
+        "setting": {**vars(setting), "prompt_tokens": PROMPT_TOKENS, "device": args.device,
+                    "dtype": "float32" if args.device == "cpu" else "bfloat16 on float32 weights"},
         "rows": [],
     }  # fmt: skip
     for how, threads, peer in itertools.product(args.trl, args.threads, args.peers):
-        result["rows"].append(measure(peer, how == "shipped", threads, setting))
+        result["rows"].append(measure(peer, how == "shipped", threads, setting, args.device))
         show(result["rows"][-1])
         if args.out:  # after every row, so that a run that is stopped leaves what it has
             args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
