@@ -156,7 +156,8 @@ def test_an_alarm_that_does_the_same_takes_the_verdict_away(lab: Lab) -> None:
     three(lab, 0.9, 0.6, 0.8)
     found = only(lab)
     assert found.said == "alarm: not shown"
-    assert found.why.startswith("ropd signal=shuffled does the same: +0.")
+    assert found.rings
+    assert "alarm rings: ropd signal=shuffled +0." in claims_show.table([found], "in pocket").plain.replace("\n    ", " ")
 
 
 def test_the_other_direction(lab: Lab) -> None:
@@ -466,7 +467,8 @@ def test_the_command_on_runs(lab: Lab, typed: Any) -> None:
     lab.runs("best_of_n", 0.2, SHUFFLED, seeds=6)
     told = typed("2304.06767")
     assert "raft-best-of-own          holds, in pocket" in told
-    assert "1 claim: 1 holds\n" in told
+    assert "1 claim: 1 holds; 1 of 1 alarms are silent\n" in told
+    assert "alarm silent: best_of_n signal=shuffled" in told.replace("\n    ", " ")
     assert "of these very pairs of models" in told.replace("\n", " ")
     record = json.loads(typed("raft-best-of-own", "--json"))
     assert record["verdict"] == "holds, in pocket"

@@ -22,6 +22,10 @@ TRIED: tuple[Said, ...] = ("holds", "does not hold", "unclear", "alarm: not show
 """What is said of a claim whose runs are all there."""
 
 
+LEAST_P = 0.001
+"""What is printed of a p-value, at least."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     claim: Claim
@@ -41,6 +45,13 @@ class Verdict:
     """The least true distance from the margin that this test alone would show with 80 % power."""
     missing: tuple[tuple[Arm, tuple[int, ...]], ...] = ()
     """Arms with the seeds that are not there."""
+
+    @property
+    def rings(self) -> bool:
+        """Whether the alarm's own interval lies beyond the margin as well, so that nothing is shown of what is claimed."""
+        if self.alarm is None or not isinstance(self.claim, Mechanism):
+            return False
+        return (self.alarm.lo if self.claim.sign > 0 else -self.alarm.hi) > self.claim.margin
 
 
 def verdicts(family: Sequence[Claim], runs: Sequence[Run], track: Mapping[str, Any]) -> list[Verdict]:
@@ -107,17 +118,20 @@ def _judged(tried: Verdict) -> Verdict:
     assert isinstance(claim, Mechanism)
     assert tried.difference is not None and tried.alarm is not None and tried.p is not None  # noqa: PT018
     if tried.p >= 1 - LEVEL:
-        why = f"p {tried.p_alone:.3f} alone, {tried.p:.3f} after Holm; {tried.detectable:.3f} beyond the margin would show alone"
+        assert tried.p_alone is not None
+        told = f"{_p(tried.p_alone)} alone, {_p(tried.p)} after Holm"
+        why = f"{told}; {tried.detectable:.3f} beyond the margin would show alone"
         return replace(tried, why=why)
-    corrected = f"p {tried.p:.3f} after Holm"
+    corrected = f"{_p(tried.p)} after Holm"
     if len({claim.sign * each > claim.margin for each in tried.by_pair}) > 1:
         return replace(tried, why=f"{corrected}, but the pairs of models lie on both sides of the margin")
     if claim.sign * tried.difference.mean < claim.margin:
         return replace(tried, said="does not hold", why=corrected)
-    nearest_to_margin = tried.alarm.lo if claim.sign > 0 else -tried.alarm.hi
-    if nearest_to_margin > claim.margin:
-        return replace(tried, said="alarm: not shown", why=f"{claim.alarm.label} does the same: {shown(tried.alarm)}")
-    return replace(tried, said="holds", why=f"{corrected}; {claim.alarm.label} does not do the same: {shown(tried.alarm)}")
+    return replace(tried, said="alarm: not shown" if tried.rings else "holds", why=corrected)
+
+
+def _p(value: float) -> str:
+    return f"p {value:.3f}" if value >= LEAST_P else f"p below {LEAST_P}"
 
 
 def shown(found: Interval) -> str:

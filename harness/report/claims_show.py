@@ -53,7 +53,7 @@ def table(verdicts: Sequence[Verdict], world: str) -> Text:
                 text.append(f"  {verdict.claim.id:<24}  {in_full(verdict, world)}\n")
                 pairs = f"; by pair {' '.join(f'{each:+.3f}' for each in verdict.by_pair)}" if verdict.by_pair else ""
                 measured = "" if verdict.difference is None else f"{shown(verdict.difference)}{pairs}; "
-                text.append(_indented(measured + verdict.why), style="dim")
+                text.append(_indented(measured + verdict.why + _alarm(verdict)), style="dim")
     text.append("\n" + fill(counted(verdicts), WIDTH))
     if any(verdict.said in TRIED for verdict in verdicts):
         here = any(verdict.by_pair for verdict in verdicts)
@@ -64,11 +64,20 @@ def table(verdicts: Sequence[Verdict], world: str) -> Text:
     return text
 
 
+def _alarm(verdict: Verdict) -> str:
+    """What the arm that has no right to the effect did, whatever the verdict."""
+    if verdict.alarm is None or not isinstance(verdict.claim, Mechanism):
+        return ""
+    return f"; alarm {'rings' if verdict.rings else 'silent'}: {verdict.claim.alarm.label} {shown(verdict.alarm)}"
+
+
 def counted(verdicts: Sequence[Verdict]) -> str:
     """How many claims there are, and of how many what is said."""
     counts = Counter(verdict.said for verdict in verdicts)
     told = [f"{counts[said]} {said}" for said in get_args(Said) if counts[said]]
-    return f"{_claims(verdicts)}: {', '.join(told)}"
+    alarms = [verdict.rings for verdict in verdicts if verdict.alarm is not None]
+    silent = f"; {alarms.count(False)} of {len(alarms)} alarms are silent" if alarms else ""
+    return f"{_claims(verdicts)}: {', '.join(told)}{silent}"
 
 
 def listed(claims: Sequence[Claim]) -> Text:
@@ -96,8 +105,8 @@ def verdict_record(verdict: Verdict, world: str) -> str:
     """A verdict as a line of JSON, its claim beside it."""
     told = {
         "v": 1, "claim": verdict.claim.model_dump(mode="json"), "verdict": in_full(verdict, world), "why": verdict.why,
-        "difference": _bounds(verdict.difference), "by_pair": verdict.by_pair, "alarm": _bounds(verdict.alarm),
-        "p_alone": verdict.p_alone, "p": verdict.p, "detectable": verdict.detectable,
+        "difference": _bounds(verdict.difference), "by_pair": verdict.by_pair,
+        "alarm": _bounds(verdict.alarm), "alarm_rings": verdict.rings, "p_alone": verdict.p_alone, "p": verdict.p, "detectable": verdict.detectable,
         "missing": [{"method": arm.method, "settings": arm.settings, "seeds": seeds} for arm, seeds in verdict.missing],
     }  # fmt: skip
     return json.dumps(told, sort_keys=True)
