@@ -106,7 +106,8 @@ def verdict_record(verdict: Verdict, world: str) -> str:
     told = {
         "v": 1, "claim": verdict.claim.model_dump(mode="json"), "verdict": in_full(verdict, world), "why": verdict.why,
         "difference": _bounds(verdict.difference), "by_pair": verdict.by_pair,
-        "alarm": _bounds(verdict.alarm), "alarm_rings": verdict.rings, "p_alone": verdict.p_alone, "p": verdict.p, "detectable": verdict.detectable,
+        "alarm": _bounds(verdict.alarm), "alarm_rings": verdict.rings,
+        "p_alone": verdict.p_alone, "p": verdict.p, "detectable": verdict.detectable,
         "missing": [{"method": arm.method, "settings": arm.settings, "seeds": seeds} for arm, seeds in verdict.missing],
     }  # fmt: skip
     return json.dumps(told, sort_keys=True)
