@@ -6,7 +6,9 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lab import Lab
@@ -116,23 +118,36 @@ def test_blocks_are_filled_and_nothing_else_is_touched(found: list[Run], publish
     assert "1 track, 1 suite and 2 seeds make no ranking" in text
 
 
+@dataclass(frozen=True)
 class Told:
     """A run that tells who set what, and which suites scored it."""
 
-    def __init__(self, origins: dict[str, str], *suites: str) -> None:
-        self.origins, self.suites = origins, suites
+    origins: dict[str, str]
+    group: int = 8
+    suites: tuple[str, ...] = ("alpaca", "reasoning")
+    label: str = ""
+    method: str = "ropd"
+    seed: int = 0
+
+    @property
+    def shuffled(self) -> bool:
+        return self.origins["signal"] == "--set"
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        return {"config": {"group_size": self.group, "signal": "shuffled" if self.shuffled else "own"}}
 
 
 def test_boards_show_no_run_that_was_made_for_a_claim() -> None:
-    own = Told({"group_size": "track pocket", "signal": "default"}, "alpaca", "reasoning")
-    twin = Told({"group_size": "track pocket", "signal": "--set"}, "alpaca", "reasoning")
-    other = Told({"group_size": "--set", "signal": "default"}, "alpaca", "reasoning")
-    part = Told({"group_size": "track pocket", "signal": "default"}, "alpaca")
-    field = publish.Field("pocket", [own, twin, other, part])  # type: ignore[list-item]
-    assert field.usual == [own, twin]
-    assert field.scored("alpaca") == [own, twin]
+    own = {"group_size": "track pocket", "signal": "default"}
+    told: Any = [
+        Told(own), Told({**own, "signal": "--set"}), Told({**own, "group_size": "--set"}, group=4), Told(own, suites=("alpaca",)),
+    ]  # fmt: skip
+    field = publish.Field("pocket", told)
+    assert [(run.label, run.shuffled) for run in field.usual] == [("ropd", False), ("ropd shuffled", True)]
+    assert field.scored("alpaca") == field.usual
     assert field.suites == ["alpaca", "reasoning"]
-    assert publish.Field("pocket", [other]).usual == [other]  # type: ignore[list-item]
+    assert [run.label for run in publish.Field("pocket", told[2:3]).usual] == ["ropd"]
 
 
 def test_the_stability_of_orders_is_published(found: list[Run], published: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,6 +19,7 @@ from harness.ledger import Budget
 from harness.report import claims, claims_show, curves, findings, latex, overview, page, proxy, table
 from harness.report.board import Row
 from harness.report.claims_data import shipped
+from harness.report.labels import labelled
 from harness.report.notes import seed_count
 from harness.report.overview import MARK, Overview
 from harness.report.runs import Run, by_label, select, summaries
@@ -42,14 +44,15 @@ class Field:
     stem: str
     runs: Sequence[Run]
 
-    @property
+    @cached_property
     def usual(self) -> list[Run]:
         """What boards and figures show: settings that nobody typed but a control's signal, scored on every suite.
 
-        Other runs were made for claims, and speak in them alone.
+        Other runs were made for claims, and speak in them alone; labels do not tell of their settings.
         """
         untyped = [run for run in self.runs if "--set" not in {who for key, who in run.origins.items() if key != "signal"}]
-        return [run for run in untyped if set(self.suites) <= set(run.suites)] or list(self.runs)
+        shown = [run for run in untyped if set(self.suites) <= set(run.suites)] or list(self.runs)
+        return sorted(labelled(shown), key=lambda run: (run.label, run.seed))
 
     @property
     def suites(self) -> list[str]:
