@@ -40,13 +40,24 @@ SPECIAL = 2
 """Ids that are not written: padding and the end."""
 
 
-def model_of(shape: Shape, seed: int, device: torch.device, dtype: torch.dtype) -> Any:
+def shape_named(name: str) -> Shape:
+    """The shape of a model in the table that plans read.
+
+    Raises:
+        SpecError: it has none of that name.
+    """
+    base = tracks.load("qwen2.5-0.5b")
+    return shape_of(base.student.model_copy(update={"path": name, "revision": ""}), base, 0)
+
+
+def model_of(shape: Shape, seed: int, device: torch.device, dtype: torch.dtype, end: int | None = 1) -> Any:
+    """A model of random weights; without an `end` it knows no token that ends a text."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.for_model(
         shape.kind, vocab_size=shape.vocabulary, hidden_size=shape.hidden, intermediate_size=shape.inner,
         num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads,
-        head_dim=shape.head, tie_word_embeddings=shape.tied, max_position_embeddings=32_768, bos_token_id=None, eos_token_id=1,
+        head_dim=shape.head, tie_word_embeddings=shape.tied, max_position_embeddings=32_768, bos_token_id=None, eos_token_id=end,
         pad_token_id=0,
     )  # fmt: skip
     torch.manual_seed(seed)
@@ -179,9 +190,7 @@ def main() -> None:
         args.row, args.rows, args.samples, args.new_tokens, args.micro_batch_tokens = 64, 8, 8, 16, 256
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     card = machine.gpu(args.gpu) if args.gpu else None
-    base = tracks.load("qwen2.5-0.5b")
-    named = base.student.model_copy(update={"path": args.model, "revision": ""})
-    shape = TINY if args.model == "tiny" else replace(shape_of(named, base, 0), softcap=False)
+    shape = TINY if args.model == "tiny" else replace(shape_named(args.model), softcap=False)
     result: dict[str, Any] = {
         "model": args.model, "parameters": shape.parameters, "setting": {k: v for k, v in vars(args).items() if k != "out"},
         "machine": {

@@ -27,7 +27,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -36,12 +36,14 @@ from typing import Any
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TRL_EXPERIMENTAL_SILENCE": "1"}
 
 import torch
+from model_speed import model_of, shape_named
 
 from harness import objectives as ob
 from harness.generate.hf import HFGenerator
 from harness.generate.student import ChatCodec, MeteredStudent
 from harness.ledger import Budget, Ledger
 from harness.method import Field, Method, MethodConfig, Tools
+from harness.plan.shapes import Shape
 from harness.train.trainer import Optimization, Trainer
 from harness.types import Batch, Collected, Example, Loss, Models, Prompt, Term
 from methods.logit_opd import LogitOPD
@@ -56,21 +58,12 @@ TUNED = {"gradient_checkpointing": False, "logging_strategy": "no"}
 class Setting:
     """Both sides' batch. Completions have full length: the end token's id lies outside what the model can write."""
 
-    width: int = 128
-    layers: int = 4
+    shape: Shape
     prompts: int = 4
     group: int = 8
     new_tokens: int = 64
     repetitions: int = 8
     discarded: int = 2
-    heads: int = 4
-    kv_heads: int = 2
-    head: int | None = None
-    """Width of a head; the width by the heads unless given."""
-    inner: int | None = None
-    """Width of a layer's inside; three times the width unless given."""
-    kind: str = "qwen3"
-    vocabulary: int = 1024
     chunk: int | None = None
     """Positions whose distributions of ours exist at one time; all of a step unless given."""
     micro_batch_tokens: int = 4096
@@ -89,20 +82,20 @@ class Setting:
         return self.discarded + self.repetitions
 
 
+def small(width: int, layers: int) -> Shape:
+    return Shape(1024, width, 3 * width, layers, 4, 2, width // 4, True, "qwen3")
+
+
 SETTINGS = {
-    "four-layers": Setting(),
-    "pocket": Setting(width=96, layers=3, prompts=16, group=8, new_tokens=48),  # the embedded student and its batch
-    "qwen2.5-0.5b": Setting(
-        896, 24, 8, 8, 512, 5, 1, heads=14, inner=4864, kind="qwen2", vocabulary=151_936, chunk=1024, micro_batch_tokens=32768
-    ),
-    "qwen2.5-1.5b": Setting(
-        1536, 28, 8, 8, 512, 5, 1, heads=12, inner=8960, kind="qwen2", vocabulary=151_936, chunk=1024, micro_batch_tokens=32768
-    ),
-    "qwen3-1.7b": Setting(
-        2048, 28, 8, 8, 512, 5, 1, heads=16, kv_heads=8, head=128, inner=6144, vocabulary=151_936, chunk=1024,
-        micro_batch_tokens=32768,
-    ),
-    "small": Setting(width=32, layers=2, prompts=2, group=4, new_tokens=8, repetitions=2, discarded=1),  # to try the script
+    "four-layers": Setting(small(128, 4)),
+    "pocket": Setting(small(96, 3), prompts=16, group=8, new_tokens=48),  # the embedded student and its batch
+    "small": Setting(small(32, 2), prompts=2, group=4, new_tokens=8, repetitions=2, discarded=1),  # to try the script
+    **{
+        name.partition("/")[2].lower(): Setting(
+            shape_named(name), prompts=8, new_tokens=512, repetitions=5, discarded=1, chunk=1024, micro_batch_tokens=32768
+        )
+        for name in ("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-1.5B", "Qwen/Qwen3-1.7B")
+    },
 }
 
 
@@ -110,7 +103,7 @@ def make_tokenizer(setting: Setting) -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = ["<pad>", *(f"w{i}" for i in range(1, setting.vocabulary)), "<end>"]
+    words = ["<pad>", *(f"w{i}" for i in range(1, setting.shape.vocabulary)), "<end>"]
     core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="w1"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
@@ -121,17 +114,7 @@ def make_tokenizer(setting: Setting) -> Any:
 
 
 def make_model(setting: Setting, seed: int, device: str) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    torch.manual_seed(seed)
-    config = AutoConfig.for_model(
-        setting.kind, vocab_size=setting.vocabulary, hidden_size=setting.width,
-        intermediate_size=setting.inner or 3 * setting.width, num_hidden_layers=setting.layers,
-        num_attention_heads=setting.heads, num_key_value_heads=setting.kv_heads,
-        head_dim=setting.head or setting.width // setting.heads, max_position_embeddings=max(512, 2 * setting.new_tokens),
-        tie_word_embeddings=True, bos_token_id=None, eos_token_id=None, pad_token_id=0,
-    )  # fmt: skip
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).to(device)
+    return model_of(setting.shape, seed, torch.device(device), torch.float32, end=None)
 
 
 def questions(setting: Setting) -> list[str]:
@@ -213,7 +196,7 @@ class Ours:
             self.method = LogitOPD(LogitOPD.Config.model_validate({**settings, "form": "full", "divergence": "jsd"}))
         codec = ChatCodec(make_tokenizer(setting))
         self.generator = HFGenerator(
-            policy, [codec.tokenizer.eos_token_id], codec.tokenizer.pad_token_id, vocabulary=setting.vocabulary, bf16=True
+            policy, [codec.tokenizer.eos_token_id], codec.tokenizer.pad_token_id, vocabulary=setting.shape.vocabulary, bf16=True
         )
         parameters = sum(parameter.numel() for parameter in policy.parameters())
         student = MeteredStudent(
@@ -226,7 +209,7 @@ class Ours:
         frozen = {"teacher": make_model(setting, 1, device)} if family == "logit-opd" else {}
         # a chunk as long as the batch: like TRL without gradient checkpointing, nothing is computed twice
         self.trainer = Trainer(
-            policy, frozen, self.method, Optimization(LEARNING_RATE), vocabulary=setting.vocabulary, temperature=1.0,
+            policy, frozen, self.method, Optimization(LEARNING_RATE), vocabulary=setting.shape.vocabulary, temperature=1.0,
             charge=lambda *_: None, chunk=setting.chunk or setting.step_tokens, micro_batch_tokens=setting.micro_batch_tokens,
         )  # fmt: skip
         for owner, name, label in (
@@ -422,12 +405,12 @@ def main() -> None:
     args = parser.parse_args()
     setting = SETTINGS[args.setting]
     if args.repetitions:
-        setting = Setting(**{**vars(setting), "repetitions": args.repetitions})
+        setting = replace(setting, repetitions=args.repetitions)
     begun = datetime.now(UTC)
     print(f"{'TRL trainer':20} {'setting':8} {'threads':>7} {'ours tok/s':>20} {'TRL tok/s':>20} {'ratio':>6}  load")
     result: dict[str, Any] = {
         "measured": begun.isoformat(timespec="seconds"), "machine": machine(),
-        "setting": {**vars(setting), "prompt_tokens": PROMPT_TOKENS, "device": args.device,
+        "setting": {**asdict(setting), "prompt_tokens": PROMPT_TOKENS, "device": args.device,
                     "dtype": "float32" if args.device == "cpu" else "bfloat16 on float32 weights"},
         "rows": [],
     }  # fmt: skip

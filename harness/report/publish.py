@@ -54,6 +54,16 @@ class Field:
         shown = [run for run in untyped if set(self.suites) <= set(run.suites)] or list(self.runs)
         return sorted(labelled(shown), key=lambda run: (run.label, run.seed))
 
+    @cached_property
+    def verdicts(self) -> list[claims.Verdict]:
+        """What all of the runs say about the claims."""
+        return claims.verdicts(shipped(), self.runs, self.runs[0].spec["track"])
+
+    @property
+    def world(self) -> str:
+        """What verdicts are about."""
+        return claims_show.world_of(self.runs[0].spec["track"])
+
     @property
     def suites(self) -> list[str]:
         return sorted({suite for run in self.runs for suite in run.suites})
@@ -180,18 +190,12 @@ def _leaderboard(view: Overview, fields: Sequence[Field]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _verdicts(field: Field) -> tuple[list[claims.Verdict], str]:
-    """What the field's runs say about all claims, and of which world."""
-    track = field.runs[0].spec["track"]
-    return claims.verdicts(shipped(), field.runs, track), claims_show.world_of(track)
-
-
 def _claims(fields: Sequence[Field]) -> str:
     """The verdicts about each track's runs."""
     parts = ["# Claims", f"Made by `{COMMAND}` from the summaries in [runs](runs); do not edit. What the words mean: "
              "[docs/claims.md](../docs/claims.md)."]  # fmt: skip
     for field in fields:
-        text = claims_show.table(*_verdicts(field)).plain
+        text = claims_show.table(field.verdicts, field.world).plain
         parts += [f"## {field.runs[0].conditions}", "\n".join(["```text", *(line.rstrip() for line in text.splitlines()), "```"])]
     return "\n\n".join(parts) + "\n"
 
@@ -263,15 +267,14 @@ def _stability_block(main: Field, folder: Path) -> str:
 
 def _claims_block(main: Field, folder: Path) -> str:
     """The claims that got a verdict, by what it says, with the difference that was measured."""
-    verdicts, world = _verdicts(main)
     lines = []
     for said in claims.TRIED:
-        there = [(f"`{each.claim.id}`", each.difference) for each in verdicts if each.said == said]
+        there = [(f"`{each.claim.id}`", each.difference) for each in main.verdicts if each.said == said]
         if there:
             told = [name + (f" ({difference.mean:+.3f})" if difference else "") for name, difference in there]
-            lines.append(f"- {said}, {world}: {', '.join(told)}")
+            lines.append(f"- {said}, {main.world}: {', '.join(told)}")
     link = f"[one by one]({_seen('results/claims.md', folder)})"
-    return "\n".join([*lines, f"- {claims_show.counted(verdicts)}: {link}, with intervals and what they would need"])
+    return "\n".join([*lines, f"- {claims_show.counted(main.verdicts)}: {link}, with intervals and what they would need"])
 
 
 BLOCKS: Mapping[str, Callable[[Field, Path], str]] = {
