@@ -39,8 +39,8 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "teacher": Recipe((128, 4, 384), ((11.0, _CAREFUL, 5e-3),)),
     },
     "pocket-m": {
-        "student": Recipe((128, 4, 384), ((14.0, _CARELESS, 5e-3),)),
-        "teacher": Recipe((192, 6, 576), ((14.0, _CAREFUL, 4e-3),)),
+        "student": Recipe((128, 4, 384), ((11.0, _CARELESS, 5e-3),)),
+        "teacher": Recipe((160, 5, 480), ((10.0, _CAREFUL, 4e-3),)),
     },
 }
 
