@@ -34,8 +34,9 @@ def enlist(spec: RunSpec, world: World) -> None:
 
 def led(trainer: Trainer, generator: Generator) -> dict[str, Any]:
     """What all processes must do together; a reference that is whole in each of them is asked in the first one alone."""
-    reference = trainer.models.frozen.get("reference") if trainer.sharded else None
-    return {"trainer": trainer, "generator": generator, **({"reference": reference} if reference else {})}
+    reference = trainer.models.frozen.get("reference")
+    cut = {"reference": reference} if reference and reference.sharded else {}
+    return {"trainer": trainer, "generator": generator, **cut}
 
 
 def learner(
@@ -49,7 +50,7 @@ def learner(
     with_vllm = world.size == 1 and samples(track.generation.engine, device)
     cut = world.size > 1 and track.training.sharding == "full"  # then no GPU need ever hold the whole model in float32
     _set_threads(track.training.threads)
-    student = load_model(track.student, spec, cut)
+    student = load_model(track.student, spec, cut and track.student.lora is None)
     codec = codec_of(track.student, spec, student.generation_config)
     adapter = _adapter(student, track.student, spec.seed)
     # a tokenizer may know ids that the model was never given rows for, and an output layer may be padded
@@ -72,7 +73,7 @@ def learner(
     plain = HFGenerator(trainer.written_by, sorted(codec.ends), codec.pad, vocabulary=vocabulary, bf16=True)
     if with_vllm:
         return codec, trainer, _vllm(plain, adapter, spec)
-    return codec, trainer, plain if world.size == 1 else SharedGenerator(plain, world, trainer.refresh, trainer.sharded)
+    return codec, trainer, plain if world.size == 1 else SharedGenerator(plain, world, trainer.refresh, trainer.cut)
 
 
 def _check_same_tokenizer(ours: ChatCodec, theirs: ChatCodec, need: Need) -> None:

@@ -13,11 +13,13 @@ import torch
 from fakes import codec
 from test_method_contract import SIZE, collected, frozen_of, method_of
 from tiny import tiny
+from torch.distributed.tensor import DTensor
 
 from harness.errors import RunFault
 from harness.generate.hf import HFGenerator
 from harness.generate.shared import SharedGenerator
 from harness.train.distributed import ALONE, World
+from harness.train.lora import Adapter
 from harness.train.optimization import Optimization
 from harness.train.orders import Leader, obey
 from harness.train.sharding import reshard
@@ -28,6 +30,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "grpo": {"updates_per_batch": 2},  # a mini-batch of one group and one of two, and log-probs before the first
     "logit_opd": {"form": "full"},
     "dpo": {},
+    "dpo+adapter": {},  # in place of the weights, and the reference is the same model without it
+    "logit_opd+adapter": {"form": "full"},  # the teacher is cut, the policy is not
 }
 KINDS = [(name, sharding) for name in METHODS for sharding in ("none", "full")]
 STEPS, CLIP = 5, 0.005
@@ -35,10 +39,14 @@ STEPS, CLIP = 5, 0.005
 
 def examples_of(name: str, visit: int) -> list[Example]:
     """Groups of unequal sizes where the method allows it; in the last step one alone."""
-    found = collected(method_of(name, METHODS[name]), visit=visit).examples
-    if name != "dpo":
+    found = collected(method_named(name), visit=visit).examples
+    if not name.startswith("dpo"):
         found = [shortened(example, by) for by, example in enumerate(found)]
     return found[:1] if visit == STEPS - 1 else found
+
+
+def method_named(name: str) -> Any:
+    return method_of(name.partition("+")[0], METHODS[name])
 
 
 def shortened(example: Example, by: int) -> Example:
@@ -53,15 +61,23 @@ def trainer_of(name: str, world: World = ALONE, sharding: Any = "none", as_if_cu
     Args:
         as_if_cut: reads rows as cut models do, so that the arithmetic is the same to the last digits.
     """
-    method = method_of(name, METHODS[name])
+    method, policy = method_named(name), tiny(vocabulary=SIZE)
+    adapter = Adapter(policy, rank=4, alpha=8.0) if name.endswith("+adapter") else None
+    frozen = {**frozen_of(method), **({"reference": policy} if name == "dpo+adapter" else {})}
     trainer = Trainer(
-        tiny(vocabulary=SIZE), frozen_of(method), method, Optimization(0.01, warmup_steps=2, max_grad_norm=CLIP),
+        policy, frozen, method, Optimization(0.01, warmup_steps=2, max_grad_norm=CLIP),
         vocabulary=SIZE, temperature=1.0, charge=lambda name, *read: charged.append((name, *read)),
-        micro_batch_tokens=100, chunk=16, world=world, sharding=sharding,
+        micro_batch_tokens=100, chunk=16, world=world, sharding=sharding, adapter=adapter,
     )  # fmt: skip
-    for model in (trainer.models.policy, *trainer.models.frozen.values()):
-        model.sharded = model.sharded or as_if_cut
+    if as_if_cut:
+        read_as_cut(trainer)
     return trainer
+
+
+def read_as_cut(trainer: Trainer) -> None:
+    """Rows are read as the models do that two processes would cut."""
+    for model in (trainer.models.policy, *trainer.models.frozen.values()):
+        model.sharded = trainer.adapter is None or model.model is not trainer.policy
 
 
 charged: list[tuple[Any, ...]] = []
@@ -97,11 +113,11 @@ def story(name: str, sharding: Any, world: World, folder: Path) -> dict[str, Any
     """All that the first process is asked about one kind; the others obey."""
     trainer = trainer_of(name, world, sharding)
     own = HFGenerator(trainer.written_by, [1], 0, vocabulary=SIZE)
-    generator = SharedGenerator(own, world, trainer.refresh, trainer.sharded)
+    generator = SharedGenerator(own, world, trainer.refresh, trainer.cut)
     things = {"trainer": trainer, "generator": generator}
     if world.rank:
         obey(world, things)
-        return {"cut": sum(p.to_local().numel() for p in trainer.parameters) if trainer.sharded else 0}
+        return {name: share_of(model) for name, model in {"policy": trainer.models.policy, **trainer.models.frozen}.items()}
     leader = Leader(world, things)
     result = {"whole": trained(name, trainer)}
     generator.sync()
@@ -115,6 +131,13 @@ def story(name: str, sharding: Any, world: World, folder: Path) -> dict[str, Any
     for model in trainer.models.frozen.values():
         reshard(model)
     return result
+
+
+def share_of(model: Any) -> float:
+    """Which share of a model's weights this process holds between passes."""
+    reshard(model)
+    own = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in model.parameters())
+    return own / sum(p.numel() for p in model.parameters())
 
 
 def main(rank: int, place: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from several import CLIP, KINDS, METHODS, faulted, trained, trainer_of, written
+from several import CLIP, KINDS, METHODS, faulted, read_as_cut, trained, trainer_of, written
 from test_method_contract import SIZE
 
 from harness.generate.hf import HFGenerator
@@ -42,7 +42,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], 
         for worker in workers:
             worker.kill()
     first, second = (torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2))
-    return {kind: {"folder": folder, "cut": b and b["cut"], **a} for kind, a, b in zip(KINDS, first, second, strict=True)}
+    return {kind: {"folder": folder, "shares": b, **a} for kind, a, b in zip(KINDS, first, second, strict=True)}
 
 
 def compare(got: dict[str, Any], wanted: dict[str, Any], within: float) -> None:
@@ -88,16 +88,21 @@ def test_cut_weights_read_shared_prompts_in_each_row_which_is_rounding_alone(
 
 @each_kind
 def test_each_process_holds_its_part_of_the_weights(kind: tuple[str, str], together: dict[tuple[str, str], Any]) -> None:
-    whole = sum(p.numel() for p in trainer_of(kind[0]).parameters)
-    assert together[kind]["cut"] == pytest.approx(whole / 2, rel=0.1) if kind[1] == "full" else together[kind]["cut"] == 0
+    shares = together[kind]["shares"]
+    if kind[1] == "none":
+        assert {*shares.values()} == {1.0}
+        return
+    whole = {"policy", "reference"} if kind[0] == "dpo+adapter" else {"policy"} if kind[0].endswith("+adapter") else set()
+    assert {name for name, share in shares.items() if share == 1.0} == whole
+    assert all(share == pytest.approx(0.5, rel=0.1) for name, share in shares.items() if name not in whole)
 
 
 @each_kind
 def test_two_processes_go_on_where_one_left_off(kind: tuple[str, str], together: dict[tuple[str, str], Any]) -> None:
     other = trainer_of(kind[0])
     trained(kind[0], other, 0, 2)
-    for model in (other.models.policy, *other.models.frozen.values()):
-        model.sharded = kind[1] == "full"
+    if kind[1] == "full":
+        read_as_cut(other)
     compare(together[kind]["resumed"], trained(kind[0], other, 2, 3), 1e-9)
 
 
@@ -113,10 +118,12 @@ def test_one_process_goes_on_where_two_left_off(kind: tuple[str, str], together:
 @each_kind
 def test_a_mark_is_an_ordinary_folder(kind: tuple[str, str], together: dict[tuple[str, str], Any]) -> None:
     folder = together[kind]["folder"] / "-".join(kind)
-    model, state = load_causal_lm(folder, torch.float64), together[kind]["whole"]["state"]["policy"]
+    model, trainer = load_causal_lm(folder, torch.float64), trainer_of(kind[0])
+    trainer.load_state_dict(together[kind]["whole"]["state"])
+    wanted = trainer.adapter.plain_state_dict() if trainer.adapter else trainer.policy.state_dict()
     assert not list(folder.glob("*.bin"))
     for name, value in model.state_dict().items():
-        assert torch.equal(value, state[name]), name
+        assert torch.equal(value, wanted[name]), name
 
 
 @each_kind

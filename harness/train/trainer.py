@@ -43,7 +43,7 @@ class Trainer:
             completions) and the completion tokens it scored, in all processes together.
         world: the processes that train together; each must be given the same examples and asked the same in the same order.
         sharding: `none` keeps all weights in every process, `full` cuts the weights of all models, the gradient and the
-            optimizer's state over them.
+            optimizer's state over them; a policy with an adapter stays whole, and so do the adapter's gradient and state.
         device: where the weights are to live; None is where the policy is. Only what is cut is moved there.
         adapter: of the policy, where it is trained in place of the weights. A frozen model that is the policy itself is then
             read without it.
@@ -59,12 +59,7 @@ class Trainer:
     ) -> None:  # fmt: skip
         self.policy, self.method, self.optimization, self.world = policy.eval(), method, optimization, world
         self.micro_batch_tokens, self.device = micro_batch_tokens, device or policy.device
-        self.sharded, self.charge, self.adapter = sharding == "full" and world.size > 1, charge, adapter
-        if self.sharded and adapter:
-            raise SpecError(
-                "an adapter on weights that are cut over processes is not supported", where="training.sharding",
-                fix="sharding: none (an adapter's gradient and optimizer state are small), or no lora",
-            )  # fmt: skip
+        self.charge, self.adapter = charge, adapter
         narrow = {p.dtype for p in policy.parameters() if p.requires_grad} & {torch.float16, torch.bfloat16}
         if narrow:
             raise SpecError(
@@ -82,14 +77,20 @@ class Trainer:
         }
         self._read = {f"{name}/{what}": 0.0 for name in others for what in ("read", "scored")}
         self.models = TrainModels(streamed(policy, recompute=recompute), others, self._count, bf16)
+        cutting = sharding == "full" and world.size > 1
+        self.cut = cutting and adapter is None
+        """Whether the policy's own weights lie in parts."""
+        parted = [each for each in (self.models.policy, *others.values()) if cutting and (self.cut or each.model is not policy)]
+        self.sharded = bool(parted)
+        """Whether any model lies in parts, so that every process takes part in every pass."""
         self.written_by = policy
         """What is sampled from: the policy itself or, where it is cut, a whole copy that `refresh` brings up to date."""
-        if self.sharded:
+        if self.cut:
             half = bf16 and self.device.type == "cuda"
             self.written_by = copy.deepcopy(policy).to(self.device, torch.bfloat16 if half else policy.dtype)
             self.written_by.requires_grad_(False)
-            for model in (self.models.policy, *others.values()):
-                shards.shard(model, self.device, world.size, bf16)
+        for model in parted:
+            shards.shard(model, self.device, world.size, bf16)
         self.parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=optimization.lr, betas=optimization.betas, weight_decay=optimization.weight_decay, fused=True
@@ -120,7 +121,7 @@ class Trainer:
 
     def refresh(self) -> None:
         """Brings what is sampled from up to date with the policy."""
-        if self.sharded:
+        if self.cut:
             shards.refresh(self.written_by, self.models.policy)
 
     def step(self, examples: Sequence[Example], seed: int, method: Method | None = None) -> dict[str, float]:
@@ -195,7 +196,7 @@ class Trainer:
                 totals[f"loss/{name}"] += value
         self.world.agree(fault)
         totals = self.world.total(totals, self.device)
-        if not self.sharded:
+        if not self.cut:
             self.world.join_gradients(self.parameters)
         norm = shards.norm_of(torch.nn.utils.clip_grad_norm_(self.parameters, self.optimization.max_grad_norm))
         if not math.isfinite(norm):
@@ -246,7 +247,7 @@ class Trainer:
         examples = [Example((rollout,)) for rollout in rollouts]
         scores: list[list[float]] = [[] for _ in rollouts]
         for part, counts in self.world.share(micro_batches(examples, self.micro_batch_tokens)):
-            if counts or self.sharded:
+            if counts or self.cut:
                 batch = collate([examples[i] for i in part], self.device, dtype=self.dtype)
                 for i, row in zip(part, self.models.logprobs(batch).tolist(), strict=True):
                     scores[i] = row[: len(rollouts[i].tokens)]
@@ -269,7 +270,7 @@ class Trainer:
         reference = self._reference
         for model in filter(None, (self.models.policy, reference)):
             shards.reshard(model)
-        policy = self.policy.state_dict(keep_vars=True) if self.sharded else self.trained.state_dict()
+        policy = self.policy.state_dict(keep_vars=True) if self.cut else self.trained.state_dict()
         state = {
             "policy": policy, "merged": self.adapter and list(self.adapter.merged),
             "optimizer": self.optimizer.state_dict(), "reference": reference and reference.model.state_dict(),
@@ -315,7 +316,7 @@ class Trainer:
         """Writes the policy as a Hugging Face folder with safetensors weights, in the first process."""
         shards.reshard(self.models.policy)
         first = self.world.rank == 0
-        weights = shards.gathered(self.policy.state_dict(keep_vars=True), first) if self.sharded else None
+        weights = shards.gathered(self.policy.state_dict(keep_vars=True), first) if self.cut else None
         if first and self.adapter:
             weights = self.adapter.plain_state_dict()
         if first:
