@@ -80,7 +80,12 @@ def test_a_need_that_the_track_cannot_meet(
     assert "harness list tracks" in err
 
 
-def test_a_scale_whose_models_are_not_built(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scale_whose_models_are_not_built(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from harness.pocket import world
+
+    monkeypatch.setattr(world, "ASSETS", tmp_path)
     code, _, err = harness(capsys, monkeypatch, "run", "-m", "ropd", "-t", "pocket-m", "--display", "none")
     assert code == 2
     assert "the models of scale 'pocket-m' are not here" in err

@@ -74,20 +74,26 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_the_table_of_figures_is_that_of_the_reports() -> None:
-    expected = figures.table(figures.reports(ASSETS))
+def test_the_tables_of_figures_are_those_of_the_reports() -> None:
+    expected = figures.tables(figures.reports(ASSETS))
     assert figures.shown(page("pocket.md")) == expected, "refresh it: python -m harness.pocket.figures"
 
 
-def test_the_table_of_figures_is_read_from_reports(tmp_path: Path) -> None:
+def test_the_tables_of_figures_are_read_from_reports(tmp_path: Path) -> None:
     source = next(ASSETS.glob("pocket/pair0/student/report.json")).read_text(encoding="utf-8")
     for name, role in (("pair1/student", "student"), ("pair0/teacher", "teacher"), ("pair0/student", "student")):
         folder = tmp_path / "pocket" / name
         folder.mkdir(parents=True)
         told = source.replace('"pair": 0', f'"pair": {name[4]}').replace('"role": "student"', f'"role": "{role}"')
         (folder / "report.json").write_text(re.sub(r'"two_turn": \d\.\d+\n', '"two_turn": 0.12345\n', told), encoding="utf-8")
-    lines = figures.table(figures.reports(tmp_path)).splitlines()
-    assert lines[0] == "|  | student 0 | teacher 0 | student 1 |"
+    larger = tmp_path / "pocket-m" / "pair2" / "teacher" / "report.json"
+    larger.parent.mkdir(parents=True)
+    larger.write_text(told.replace('"scale": "pocket"', '"scale": "pocket-m"').replace('"pair": 0', '"pair": 2'))
+    first, second = (part.splitlines() for part in figures.tables(figures.reports(tmp_path)).split("\n\n"))
+    assert first[0] == "| `pocket` | student 0 | teacher 0 | student 1 |"
+    assert second[0] == "| `pocket-m` | student 2 |"
+    assert len(first) == len(second)
+    lines = first
     assert "| follow-ups | 0.123 | 0.123 | 0.123 |" in lines
 
 

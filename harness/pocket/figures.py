@@ -1,11 +1,12 @@
 """`python -m harness.pocket.figures`: keeps the figures in docs/pocket.md equal to the models' own reports.
 
-The table stands between two marks and has a column for each model that has a `report.json`.
+The tables stand between two marks, one for each scale, and have a column for each model that has a `report.json`.
 """
 
 from __future__ import annotations
 
 import json
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,13 @@ def reports(folder: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda report: (order.index(report["scale"]), report["pair"], report["role"]))
 
 
-def table(models: list[dict[str, Any]]) -> str:
-    """The figures as a Markdown table, a column a model; shares and accuracies with three digits."""
-    lines = [["", *(f"{m['role']} {m['pair']}" + ("" if m["scale"] == "pocket" else f" ({m['scale']})") for m in models)]]
+def tables(models: list[dict[str, Any]]) -> str:
+    """The figures as Markdown tables, one for each scale with a column a model; shares and accuracies with three digits."""
+    return "\n".join(_table(scale, list(members)) for scale, members in groupby(models, lambda model: str(model["scale"])))
+
+
+def _table(scale: str, models: list[dict[str, Any]]) -> str:
+    lines = [[f"`{scale}`", *(f"{m['role']} {m['pair']}" for m in models)]]
     lines.append(["---", *("--:" for _ in models)])
     lines.append(["parameters", *(f"{m['parameters']:,}" for m in models)])
     lines.append(["million tokens of pretraining", *(f"{m['spent']['tokens'] / 1e6:.1f}" for m in models)])
@@ -64,5 +69,5 @@ def shown(page: str) -> str:
 
 if __name__ == "__main__":
     text = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(text.replace(BEGIN + shown(text), BEGIN + table(reports(ASSETS))), encoding="utf-8")
+    PAGE.write_text(text.replace(BEGIN + shown(text), BEGIN + tables(reports(ASSETS))), encoding="utf-8")
     print(f"wrote {PAGE}")

@@ -21,6 +21,7 @@ UNITS = {
     "end": "score at the end", "area": "mean height of the curve", "matched": "score",
     "gold_gap": "change of gold less the judge's", "length": "change of mean tokens",
 }  # fmt: skip
+OF_SEVERAL: dict[Said, str] = {"holds": "hold", "does not hold": "do not hold", "needs scale": "need scale"}
 
 
 def in_full(verdict: Verdict, world: str) -> str:
@@ -74,7 +75,7 @@ def _alarm(verdict: Verdict) -> str:
 def counted(verdicts: Sequence[Verdict]) -> str:
     """How many claims there are, and of how many what is said."""
     counts = Counter(verdict.said for verdict in verdicts)
-    told = [f"{counts[said]} {said}" for said in get_args(Said) if counts[said]]
+    told = [f"{n} {said if n == 1 else OF_SEVERAL.get(said, said)}" for said in get_args(Said) if (n := counts[said])]
     alarms = [verdict.rings for verdict in verdicts if verdict.alarm is not None]
     silent = f"; {alarms.count(False)} of {len(alarms)} alarms are silent" if alarms else ""
     return f"{_claims(verdicts)}: {', '.join(told)}{silent}"
