@@ -293,6 +293,17 @@ def test_enough_tracks_suites_and_seeds_make_a_ranking(lab: Lab) -> None:
     assert overview.to_markdown(view).count("| 1.5 |") == 2
 
 
+def test_places_of_long_and_short_boards_are_compared_by_their_share(lab: Lab) -> None:
+    ends = {"pocket-m": {"ropd": 0.7, "gkd": 0.5}, "pocket": {"ropd": 0.75, "sft": 0.7, "dpo": 0.65, "grpo": 0.6, "seqkd": 0.55}}
+    for track, levels in ends.items():
+        for method, end in levels.items():
+            path = lab.run(method, end=end)
+            if track != "pocket":
+                on_track(path, track)
+    view = overview.overview(labelled([runs.read(path) for path in lab.root.glob("*/*")]))
+    assert view.labels == ("ropd", "sft", "dpo", "gkd", "grpo", "seqkd"), "the second of two is behind the third of five"
+
+
 def test_writes_the_files_of_a_leaderboard(lab: Lab, tmp_path: Path) -> None:
     for method in ("ropd", "sft"):
         on_suite(lab.run(method), "mt_bench")

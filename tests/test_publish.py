@@ -232,7 +232,9 @@ def test_conditions_with_fewer_runs_have_names_of_their_own(found: list[Run], fr
     shutil.copytree(fresh, root)
     other = runs.read(complete(Lab(tmp_path / "more").run("ropd", budget=64)))
     summary.write(other, root / "results" / "runs")
-    assert [field.stem for field in publish._fields(root)] == [f"pocket-{run.digest[:8]}" for run in (found[0], other)]
+    fields = publish._fields(root)
+    assert [field.stem for field in fields] == [f"pocket-{run.digest[:8]}" for run in (found[0], other)]
+    assert publish._claims(fields).endswith(f"## {other.conditions}\n\nNo claim has the runs that it needs here.\n")
 
 
 @pytest.mark.parametrize(("text", "message"), [

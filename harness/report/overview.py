@@ -27,7 +27,7 @@ class Overview:
     boards: tuple[Board, ...]
     """One a column."""
     labels: tuple[str, ...]
-    """The methods, by the mean of their places in the boards that have them."""
+    """The methods, by the mean share of a board that stands before them, over the boards that have them."""
     basis: Basis
     """What a ranking over all boards would rest on."""
     made_by: tuple[str, ...]
@@ -87,14 +87,14 @@ def overview(runs: Sequence[Run]) -> Overview:
     boards = [build(group, suite) for conditions, group in tracks.items() for suite in suites[conditions]]
     if not boards:
         raise SpecError(f"none of {len(runs)} runs is scored on a suite", fix="harness run --method ropd --suite alpaca")
-    places: dict[str, list[int]] = {}
+    before: dict[str, list[float]] = {}
     for board in boards:
         for place, row in enumerate(board.rows):
-            places.setdefault(row.label, []).append(place)
+            before.setdefault(row.label, []).append(place / len(board.rows))
     made = [run.environment for run in runs]
     commits = {f"{each['commit'][:12]}{'+' * bool(each.get('dirty'))}" for each in made if each.get("commit")}
     return Overview(
-        tuple(boards), tuple(sorted(places, key=lambda label: (fmean(places[label]), label))),
+        tuple(boards), tuple(sorted(before, key=lambda label: (fmean(before[label]), label))),
         Basis.of(runs, [len(row.seeds) for board in boards for row in board.rows]),
         tuple(sorted({each["harness"] for each in made if "harness" in each})), tuple(sorted(commits)),
     )  # fmt: skip
