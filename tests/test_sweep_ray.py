@@ -366,6 +366,9 @@ def alive(runs: Path) -> int:
     return found
 
 
+METHODS = ("sft", "sharpen", "seqkd", "grpo")
+
+
 @pytest.fixture
 def small_track(tmp_path: Path) -> Path:
     """Runs of 64 rounds of a prompt each, one item scored at the ends, with a state after every round."""
@@ -376,7 +379,8 @@ def small_track(tmp_path: Path) -> Path:
     small = {"extends": "pocket", "name": "tiny", "budget": {"prompts": 64}, "marks": ["0", "1"], "prompts": {"count": 64},
              "evaluation": {"temperatures": [0.0], "max_tokens": 8},
              "suites": {"alpaca": {"items": str(tmp_path / "items.json")}}, "training": {"checkpoint_rounds": 1, "max_tokens": 8},
-             "overrides": {name: {"prompts_per_round": 1} for name in ("sft", "sharpen")}}  # fmt: skip
+             "overrides": {**{name: {"prompts_per_round": 1} for name in METHODS},
+                           "grpo": {"prompts_per_round": 1, "group_size": 2}}}  # fmt: skip
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(small))
     return tmp_path / "tiny.yaml"
 
@@ -386,7 +390,7 @@ def small_track(tmp_path: Path) -> Path:
 def test_a_sweep_on_two_nodes_outlives_one_and_a_stop(
     tmp_path: Path, small_track: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A node is killed under its run, the sweep stopped and repeated: every file is as the local executor leaves it."""
+    """A node is killed under its run, the sweep stopped and repeated: all files of twelve runs are as the local executor's."""
     from ray.cluster_utils import Cluster as RealCluster
 
     variables = {"PYTHONPATH": str(ROOT), "HARNESS_CACHE_DIR": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1",
@@ -394,8 +398,8 @@ def test_a_sweep_on_two_nodes_outlives_one_and_a_stop(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
-    command = [sys.executable, "-m", "harness", "sweep", "-m", "sft,sharpen", "-t", small_track.name, "--suite-at-ends", "alpaca",
-               "--json", "--display", "none"]  # fmt: skip
+    command = [sys.executable, "-m", "harness", "sweep", "-m", ",".join(METHODS), "--seeds", "3", "-t", small_track.name,
+               "--suite-at-ends", "alpaca", "--json", "--display", "none"]  # fmt: skip
     cluster = RealCluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         second = cluster.add_node(num_cpus=1)
@@ -432,7 +436,7 @@ def test_a_sweep_on_two_nodes_outlives_one_and_a_stop(
         cluster.shutdown()
     subprocess.run([*command, "--jobs", "2"], env={**os.environ, "HARNESS_RUNS_DIR": "here"}, check=True, capture_output=True)
     runs = sorted(path.relative_to(tmp_path / "here") for path in tmp_path.glob("here/tiny/*-s*"))
-    assert len(runs) == 2
+    assert len(runs) == 12
     for run in runs:
         here, there_ = kept(tmp_path / "here" / run), kept(tmp_path / "there" / run)
         assert here.keys() == there_.keys()
