@@ -295,13 +295,17 @@ def test_the_chat_template_says_what_pretraining_said() -> None:
 
 
 
-def figures(role: str) -> dict:
-    return json.loads((ASSETS / "pocket" / "pair0" / role / "report.json").read_text(encoding="utf-8"))["figures"]
+each_pair = pytest.mark.parametrize("pair", [f"{scale}/pair{i}" for scale in ("pocket", "pocket-m") for i in range(3)])
 
 
-def test_the_shipped_student_has_room_that_is_not_temperature() -> None:
+def figures(pair: str, role: str) -> dict:
+    return json.loads((ASSETS / pair / role / "report.json").read_text(encoding="utf-8"))["figures"]
+
+
+@each_pair
+def test_the_shipped_student_has_room_that_is_not_temperature(pair: str) -> None:
     """Its greedy answers, its mode, are far below the teacher's; so a method has something to teach."""
-    student, teacher = figures("student"), figures("teacher")
+    student, teacher = figures(pair, "student"), figures(pair, "teacher")
     assert student["greedy"]["instructions"] < 0.7
     assert teacher["greedy"]["instructions"] > 0.9
     assert teacher["sampled"]["instructions"] > 0.9
@@ -311,8 +315,9 @@ def test_the_shipped_student_has_room_that_is_not_temperature() -> None:
         assert 0.3 < student["sampled"][kind] < 0.75 < teacher["sampled"][kind]
 
 
-def test_every_ingredient_of_pretraining_took() -> None:
-    student, teacher = figures("student"), figures("teacher")
+@each_pair
+def test_every_ingredient_of_pretraining_took(pair: str) -> None:
+    student, teacher = figures(pair, "student"), figures(pair, "teacher")
     assert student["two_turn"] > 0.55
     assert teacher["two_turn"] > 0.85
     hint = student["hint"]
