@@ -234,6 +234,8 @@ def test_conditions_with_fewer_runs_have_names_of_their_own(found: list[Run], fr
     summary.write(other, root / "results" / "runs")
     fields = publish._fields(root)
     assert [field.stem for field in fields] == [f"pocket-{run.digest[:8]}" for run in (found[0], other)]
+    columns = publish.overview.overview([run for field in fields for run in field.usual]).columns
+    assert all(column.startswith("pocket@") for column in columns), "one name of two tracks says nothing"
     assert publish._claims(fields).endswith(f"## {other.conditions}\n\nNo claim has the runs that it needs here.\n")
 
 

@@ -37,9 +37,15 @@ class Overview:
 
     @property
     def columns(self) -> list[str]:
-        """A name for each board: the suite, with the track where there are several."""
-        tracks = len({board.conditions for board in self.boards}) > 1
-        return [f"{board.conditions} {board.suite}" if tracks else board.suite for board in self.boards]
+        """A name for each board: the suite, with the track where there are several, in full where two have one name."""
+        known = {board.conditions for board in self.boards}
+        names = [conditions.partition("@")[0] for conditions in known]
+
+        def track(board: Board) -> str:
+            name = board.conditions.partition("@")[0]
+            return f"{name if names.count(name) == 1 else board.conditions} "
+
+        return [(track(board) if len(known) > 1 else "") + board.suite for board in self.boards]
 
     def cells(self, label: str) -> list[Row | None]:
         """The rows of a method, or of a reference, in each board; None where it is not scored."""
@@ -81,7 +87,7 @@ def overview(runs: Sequence[Run]) -> Overview:
         Incomparable: a suite was not scored alike.
     """
     tracks: dict[str, list[Run]] = {}
-    for run in sorted(runs, key=lambda run: run.conditions):
+    for run in sorted(runs, key=lambda run: (run.track, run.conditions)):
         tracks.setdefault(run.conditions, []).append(run)
     suites = {conditions: sorted({suite for run in group for suite in run.suites}) for conditions, group in tracks.items()}
     boards = [build(group, suite) for conditions, group in tracks.items() for suite in suites[conditions]]
