@@ -287,7 +287,8 @@ def test_enough_tracks_suites_and_seeds_make_a_ranking(lab: Lab) -> None:
     view = overview.overview(found)
     assert view.basis == Basis(2, 3, 5)
     assert len(view.boards) == 6
-    assert view.columns == [f"{track} {suite}" for track in ("pocket", "pocket-m") for suite in ("alpaca", "mt_bench", "reasoning")]
+    of_one = ["alpaca", "mt_bench", "reasoning"]
+    assert view.columns == [f"{track} {suite}" for track in ("pocket", "pocket-m") for suite in of_one]
     assert view.ranks == {"ropd": 1.5, "sft": 1.5, "sharpen": 3.0}
     assert view.notes[0].startswith("* best")
     assert overview.to_markdown(view).count("| 1.5 |") == 2
