@@ -294,6 +294,25 @@ def test_enough_tracks_suites_and_seeds_make_a_ranking(lab: Lab) -> None:
     assert overview.to_markdown(view).count("| 1.5 |") == 2
 
 
+def test_varying_scores_lift_nobody(lab: Lab) -> None:
+    """Of a method that is now far above the others and now far below nothing is shown, and it is in its place by score."""
+    for track in ("pocket-m", "pocket"):
+        for seed, wild in enumerate((0.2, 0.9, 0.1, 0.95, 0.25)):
+            for method, end in {"ropd": 0.75, "sft": 0.7, "grpo": wild}.items():
+                path = lab.run(method, seed, end=end)
+                for suite in ("reasoning", "mt_bench"):
+                    on_suite(path, suite)
+                if track != "pocket":
+                    on_track(path, track)
+    view = overview.overview(labelled([runs.read(path) for path in lab.root.glob("*/*")]))
+    for made in view.boards:
+        assert [(row.label, row.standing) for row in made.rows] == [("ropd", "best"), ("sft", ""), ("grpo", "unclear")]
+        assert made.ranks == [1, 2, 3]
+        assert [row.p >= 0.05 for row in made.rows[1:] if row.p is not None] == [False, True]
+        assert any(note.startswith("unclear: a method above it") for note in made.notes)
+    assert view.ranks == {"ropd": 1.0, "sft": 2.0, "grpo": 3.0}
+
+
 def test_places_of_long_and_short_boards_are_compared_by_their_share(lab: Lab) -> None:
     ends = {"pocket-m": {"ropd": 0.7, "gkd": 0.5}, "pocket": {"ropd": 0.75, "sft": 0.7, "dpo": 0.65, "grpo": 0.6, "seqkd": 0.55}}
     for track, levels in ends.items():

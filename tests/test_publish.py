@@ -110,7 +110,7 @@ def test_blocks_are_filled_and_nothing_else_is_touched(found: list[Run], publish
     assert f"({Path('../../results/curves/pocket-alpaca.svg')})" in (published / "docs/deep/page.md").read_text()
     made = board.build(found, "alpaca")
     for row in made.rows:
-        star = "*" if row.standing else ""
+        star = "*" if row.leads else ""
         assert f"| {row.label} | {row.score.mean:.3f}{star} ({row.score.lo:.3f} to {row.score.hi:.3f}) |" in text
     student, teacher = made.references
     assert f"- alpaca: student {student.score.mean:.3f}, teacher {teacher.score.mean:.3f}" in text

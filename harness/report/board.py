@@ -60,9 +60,15 @@ class Row:
     """Between which readings of the axis it reaches the board's target, medians over seeds: two equal ones where that is
     known, (x, inf) where x did not do. None where the board has no target or the method has too few marks."""
     standing: str = ""
-    """`best`, `tied`, or nothing."""
+    """`best`; `tied`, as all above it are; `unclear` below a row that is behind, where the own scores vary too much to show
+    that of this one too; or nothing."""
     origins: Mapping[str, str] = field(default_factory=dict)
     """Settings that are not the method's own defaults, with their values and who set them."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether it is the best or tied with it."""
+        return self.standing in ("best", "tied")
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,7 @@ class Board:
         """Ranks by score; all tied with the best share the first. None at all where a method has one seed."""
         if any(len(row.seeds) == 1 for row in self.rows) or len(self.rows) == 1:
             return [None] * len(self.rows)
-        return [1 if row.standing else place for place, row in enumerate(self.rows, 1)]
+        return [1 if row.leads else place for place, row in enumerate(self.rows, 1)]
 
     @property
     def groups(self) -> dict[str, list[tuple[int | None, Row]]]:
@@ -233,12 +239,13 @@ def _standings(rows: Sequence[Row], pairs: Mapping[str, tuple[Any, Any, list[int
         return list(rows)
     differences = {label: paired(*pair) for label, pair in pairs.items()}
     adjusted = holm({label: difference.p for label, difference in differences.items()})
-    result = [replace(rows[0], standing="best")]
+    result, like_best = [replace(rows[0], standing="best")], "tied"
     for row in rows[1:]:
         if row.label in pairs:
             p = adjusted[row.label]
+            like_best = like_best if p >= LEVEL else "unclear"
             row = replace(
-                row, to_best=differences[row.label], p=p, standing="tied" if p >= LEVEL else "",
+                row, to_best=differences[row.label], p=p, standing=like_best if p >= LEVEL else "",
                 improvement=improvement(*pairs[row.label][:2]),
             )  # fmt: skip
         result.append(row)

@@ -71,7 +71,8 @@ def _left_out(runs: Sequence[Run]) -> str:
     alone = {label for suite, field in found.items() for label in _unranked(field)}
     fewer = f" Left out, with fewer pairs of models than others: {', '.join(sorted(alone))}." if alone else ""
     ranked = f"{len(labels) - len(alone)} methods have ranks."
-    return f"{ranked} {len(controls)} controls have none: sharpen and twins with a shuffled signal.{fewer}"
+    have = "control has" if len(controls) == 1 else "controls have"
+    return f"{ranked} {len(controls)} {have} none: sharpen and twins with a shuffled signal.{fewer}"
 
 
 def _unranked(field: Field) -> list[str]:
@@ -124,8 +125,9 @@ def _neighbours(runs: Sequence[Run]) -> list[str]:
         return ["No two methods have scores in common."]
     rows = [[suite, each.upper, each.lower, f"{each.difference:.3f}", f"{each.kept:.2f}"] for suite, each in found]
     sure, limit = sum(each.kept >= 1 - TAIL for _, each in found), _percent(1 - TAIL, 1)
+    keep = "keeps its" if sure == 1 else "keep their"
     return [
-        f"Of {len(found)} pairs of neighbours {sure} keep their order in {limit} of draws or more; 0.50 is a toss of a coin.",
+        f"Of {len(found)} pairs of neighbours {sure} {keep} order in {limit} of draws or more; 0.50 is a toss of a coin.",
         _piped(["suite", "above", "below", "difference", "keeps its order"], rows, 3),
     ]
 

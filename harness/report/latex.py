@@ -60,8 +60,8 @@ def _marks(board: Board) -> dict[str, str]:
     r"""`\mathbf` for the best and its ties, `\underline` for the best of the rest; nothing where nothing is ranked."""
     if board.ranks[0] is None:
         return {}
-    rest = [row.label for row in board.rows if not row.standing and row.to_best is not None]
-    return {**{row.label: r"\mathbf" for row in board.rows if row.standing}, **dict.fromkeys(rest[:1], r"\underline")}
+    rest = [row.label for row in board.rows if not row.leads and row.to_best is not None]
+    return {**{row.label: r"\mathbf" for row in board.rows if row.leads}, **dict.fromkeys(rest[:1], r"\underline")}
 
 
 def _line(view: Overview, label: str, marks: Sequence[dict[str, str]] | None, costs: Sequence[str]) -> str:

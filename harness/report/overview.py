@@ -65,12 +65,15 @@ class Overview:
 
     @property
     def ranks(self) -> dict[str, float]:
-        """The mean rank over all boards of the methods that all of them rank; empty where no ranking holds."""
+        """The mean over all boards of a method's place by score among those that all boards have; empty where no ranking holds.
+
+        Ties do not share a place here: a method whose scores vary much is tied with more, and would be lifted for that.
+        """
         if not self.basis.holds:
             return {}
-        tables = [dict(zip((row.label for row in board.rows), board.ranks, strict=True)) for board in self.boards]
-        ranks = {label: [table.get(label) for table in tables] for label in self.labels}
-        return {label: fmean(filter(None, each)) for label, each in ranks.items() if None not in each}
+        everywhere = set.intersection(*({row.label for row in board.rows} for board in self.boards))
+        orders = [[row.label for row in board.rows if row.label in everywhere] for board in self.boards]
+        return {label: fmean(order.index(label) + 1 for order in orders) for label in self.labels if label in everywhere}
 
     @property
     def notes(self) -> list[str]:
@@ -110,7 +113,7 @@ def _cells(view: Overview) -> Cells:
     """The table as text: mean rank where one holds, method, the scores with marks of ties."""
 
     def line(label: str) -> list[str]:
-        scores = ["" if row is None else f"{row.score.mean:.3f}{MARK if row.standing else ' '}" for row in view.cells(label)]
+        scores = ["" if row is None else f"{row.score.mean:.3f}{MARK if row.leads else ' '}" for row in view.cells(label)]
         rank = [f"{view.ranks[label]:.1f}" if label in view.ranks else "-"] if view.ranks else []
         return [*rank, label, *scores]
 

@@ -246,7 +246,7 @@ def _leaderboard_block(main: Field, folder: Path) -> str:
     def cell(row: Row | None) -> str:
         if row is None:
             return ""
-        return f"{row.score.mean:.3f}{MARK if row.standing else ''} ({row.score.lo:.3f} to {row.score.hi:.3f})"
+        return f"{row.score.mean:.3f}{MARK if row.leads else ''} ({row.score.lo:.3f} to {row.score.hi:.3f})"
 
     days = sorted({run.environment["started"][:10] for run in main.usual if "started" in run.environment})
     made = f", runs of {' to '.join(dict.fromkeys((days[0], days[-1])))}" if days else ""
