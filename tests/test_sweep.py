@@ -101,7 +101,7 @@ def test_a_grid_that_does_not_fit_is_refused(said: dict[str, Any], message: str,
 
 
 def test_a_grid_by_name_or_what_was_typed() -> None:
-    assert grid.names() == ["pocket-evidence", "pocket-smoke"]
+    assert grid.names() == ["pocket-evidence", "pocket-m-evidence", "pocket-smoke"]
     for name in grid.names():
         assert grid.jobs(*sweep_command.grid_of(name, {"methods": None}))
     typed = sweep_command.grid_of(None, {"methods": ["sft"], "seeds": [0, 1], "tracks": None})
