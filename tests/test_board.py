@@ -20,7 +20,7 @@ from harness.errors import SpecError
 from harness.report import board, files, overview, runs, table
 from harness.report.labels import labelled
 from harness.report.notes import Basis
-from harness.report.stats import detectable, holm, paired, rank_intervals
+from harness.report.stats import detectable, holm, interval, paired, rank_intervals
 from harness.spec import canonical
 
 
@@ -121,8 +121,20 @@ def test_ties_are_adjusted_for_their_number(full: list[runs.Run]) -> None:
     assert {row.label: row.p for row in rest} == adjusted
     assert {row.label: row.to_best for row in rest} == differences
     assert [row.standing for row in made.rows] == ["best", "tied", "", ""]
-    assert all((row.p >= 0.05) == (row.standing == "tied") for row in rest if row.p is not None)
+    assert [differences[row.label].p >= 0.05 for row in rest] == [True, False, False]
+    assert [row.p >= 0.05 for row in rest if row.p is not None] == [True, False, False]
     assert made.ranks == [1, 1, 3, 4]
+
+
+def test_a_difference_that_adjustment_hides_is_no_tie() -> None:
+    """Two comparisons: the wider one has a p between .025 and .05 alone, and is neither tied nor shown to be behind."""
+    level, near, wide = np.zeros((3, 40)), np.full((3, 40), -0.01), np.full((3, 40), -0.3)
+    near += np.array([[-0.3], [0.0], [0.3]])
+    wide += np.array([[-0.1], [0.0], [0.1]])
+    rows = [board.Row(label, "1", (0, 1, 2), interval(each), {}) for label, each in (("a", level), ("b", near), ("c", wide))]
+    made = board._standings(rows, {"b": (near, level, [0, 1, 2]), "c": (wide, level, [0, 1, 2])})
+    assert 0.025 < paired(wide, level).p < 0.05
+    assert [row.standing for row in made] == ["best", "tied", "unclear"]
 
 
 def test_rank_intervals_and_the_smallest_effect(full: list[runs.Run], lab: Lab) -> None:
@@ -309,7 +321,7 @@ def test_varying_scores_lift_nobody(lab: Lab) -> None:
         assert [(row.label, row.standing) for row in made.rows] == [("ropd", "best"), ("sft", ""), ("grpo", "unclear")]
         assert made.ranks == [1, 2, 3]
         assert [row.p >= 0.05 for row in made.rows[1:] if row.p is not None] == [False, True]
-        assert any(note.startswith("unclear: a method above it") for note in made.notes)
+        assert any(note.startswith("unclear: not tied, and not shown to be behind") for note in made.notes)
     assert view.ranks == {"ropd": 1.0, "sft": 2.0, "grpo": 3.0}
 
 

@@ -25,7 +25,7 @@ READINGS = ("prompts", "teacher_tokens", "critic_tokens", "flops", "usd")
 ACCESS = ("nothing", "text", "scores", "logits", "outcomes", "solutions", "unknown")
 """What a method may see of its teacher and critic, in the order of a board's groups."""
 LEVEL = 0.05
-"""Holm-adjusted p of the difference to the best from which a method is tied with it."""
+"""p of the difference to the best: from here on a method is tied with it, and below it, adjusted by Holm's procedure, behind."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class Row:
     """Between which readings of the axis it reaches the board's target, medians over seeds: two equal ones where that is
     known, (x, inf) where x did not do. None where the board has no target or the method has too few marks."""
     standing: str = ""
-    """`best`; `tied`, as all above it are; `unclear` below a row that is behind, where the own scores vary too much to show
-    that of this one too; or nothing."""
+    """`best`; `tied` where the interval of the difference to the best holds 0, as of all rows above; nothing where it is shown
+    to be behind, over all comparisons of the board; `unclear` between these."""
     origins: Mapping[str, str] = field(default_factory=dict)
     """Settings that are not the method's own defaults, with their values and who set them."""
 
@@ -239,15 +239,15 @@ def _standings(rows: Sequence[Row], pairs: Mapping[str, tuple[Any, Any, list[int
         return list(rows)
     differences = {label: paired(*pair) for label, pair in pairs.items()}
     adjusted = holm({label: difference.p for label, difference in differences.items()})
-    result, like_best = [replace(rows[0], standing="best")], "tied"
+    result, near = [replace(rows[0], standing="best")], True
     for row in rows[1:]:
         if row.label in pairs:
             p = adjusted[row.label]
-            like_best = like_best if p >= LEVEL else "unclear"
+            near = near and differences[row.label].p >= LEVEL
+            standing = "tied" if near else "unclear" if p >= LEVEL else ""
             row = replace(
-                row, to_best=differences[row.label], p=p, standing=like_best if p >= LEVEL else "",
-                improvement=improvement(*pairs[row.label][:2]),
-            )  # fmt: skip
+                row, to_best=differences[row.label], p=p, standing=standing, improvement=improvement(*pairs[row.label][:2])
+            )
         result.append(row)
     return result
 

@@ -109,7 +109,7 @@ def _caption(view: Overview) -> str:
     if any(board.scale == (0, 1) for board in view.boards):
         told.append("Scores from 0 to 1 are times 100")
     if any(_marks(board) for board in view.boards):
-        told.append(r"Bold: best and all tied with it (paired difference, Holm-adjusted $p \geq .05$)")
+        told.append(r"Bold: best and all tied with it (the interval of the paired difference holds 0, as of all above)")
         told.append("Underlined: best of the rest")
     if not view.basis.holds and len(view.labels) > 1:
         told.append(escaped(view.basis.warning.capitalize()))

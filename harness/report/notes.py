@@ -177,9 +177,9 @@ def _intervals(rows: Sequence[Row], effects: Sequence[float]) -> list[str]:
         if alone:
             told.append(f"one seed ranks nothing, its interval is over items only: {', '.join(alone)}")
     if any(row.standing == "tied" for row in rows):
-        told.append("tied: the paired difference to the best has a Holm-adjusted p of .05 or more")
+        told.append("tied: the interval of the paired difference to the best holds 0, as of all methods above it")
     if any(row.standing == "unclear" for row in rows):
-        told.append("unclear: a method above it is shown to be behind the best; the scores of this one vary too much to show it")
+        told.append("unclear: not tied, and not shown to be behind the best (Holm-adjusted p of .05 or more)")
     if effects:
         low, high = min(effects), max(effects)
         size = f"{low:.3f}" if f"{low:.3f}" == f"{high:.3f}" else f"{low:.3f} to {high:.3f}"

@@ -79,7 +79,7 @@ class Overview:
     def notes(self) -> list[str]:
         """The lines beneath it; those of single boards stand beneath those."""
         warned = [] if self.basis.holds or len(self.labels) < 2 else [f"warning: {self.basis.warning}"]
-        return [*warned, f"{MARK} best of its column, or tied with it (paired difference, Holm-adjusted p of .05 or more)"]
+        return [*warned, f"{MARK} best of its column or tied with it (the paired difference's interval holds 0, as of all above)"]
 
 
 def overview(runs: Sequence[Run]) -> Overview:
