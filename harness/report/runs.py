@@ -203,7 +203,9 @@ def _same_conditions(runs: Sequence[Run]) -> None:
     for (name, group), track in zip(groups.items(), tracks, strict=True):
         told, members = _some([f"{key}={canonical(track.get(key))}" for key in keys]), _some([run.name for run in group])
         lines.append(f"  {name}   {told}   {members}")
-    raise Incomparable("\n".join(lines), where=" ".join(groups), fix=f"choose one: harness report {next(iter(groups))}")
+    first = next(iter(groups))
+    fix = f"choose one: harness report {first}; harness claims --runs {first}"
+    raise Incomparable("\n".join(lines), where=" ".join(groups), fix=fix)
 
 
 def _some(words: Sequence[str]) -> str:
