@@ -93,8 +93,7 @@ def test_the_tables_of_figures_are_read_from_reports(tmp_path: Path) -> None:
     assert first[0] == "| `pocket` | student 0 | teacher 0 | student 1 |"
     assert second[0] == "| `pocket-m` | student 2 |"
     assert len(first) == len(second)
-    lines = first
-    assert "| follow-ups | 0.123 | 0.123 | 0.123 |" in lines
+    assert "| follow-ups | 0.123 | 0.123 | 0.123 |" in first
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)

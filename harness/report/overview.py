@@ -38,14 +38,12 @@ class Overview:
     @property
     def columns(self) -> list[str]:
         """A name for each board: the suite, with the track where there are several, in full where two have one name."""
-        known = {board.conditions for board in self.boards}
-        names = [conditions.partition("@")[0] for conditions in known]
-
-        def track(board: Board) -> str:
-            name = board.conditions.partition("@")[0]
-            return f"{name if names.count(name) == 1 else board.conditions} "
-
-        return [(track(board) if len(known) > 1 else "") + board.suite for board in self.boards]
+        tracks = {board.conditions: board.conditions.partition("@")[0] for board in self.boards}
+        if len(tracks) == 1:
+            return [board.suite for board in self.boards]
+        named = list(tracks.values())
+        heads = {conditions: name if named.count(name) == 1 else conditions for conditions, name in tracks.items()}
+        return [f"{heads[board.conditions]} {board.suite}" for board in self.boards]
 
     def cells(self, label: str) -> list[Row | None]:
         """The rows of a method, or of a reference, in each board; None where it is not scored."""
