@@ -142,6 +142,7 @@ def assemble(
             ledger.charge("flops", 2.0 * trainer.models.frozen[name].parameter_count * read)
 
         codec, trainer, generator = learner(spec, method, needs, world, charge_frozen)
+        stack.callback(generator.close)
         reference = trainer.models.frozen.get("reference")
         parameters = sum(p.numel() for p in trainer.policy.parameters())
         if world.size > 1:

@@ -60,6 +60,18 @@ def placed(rank: int, size: int, port: int) -> dict[str, str]:
     return {**os.environ, "MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in own.items()}}
 
 
+@contextlib.contextmanager
+def as_if_launched() -> Iterator[None]:
+    """Inside, RANK and LOCAL_RANK are set in the first process of a run too, which no launcher has started."""
+    missing = {"RANK", "LOCAL_RANK"} - os.environ.keys()
+    os.environ.update(dict.fromkeys(missing, "0"))
+    try:
+        yield
+    finally:
+        for name in missing:
+            del os.environ[name]
+
+
 def in_actions() -> bool:
     """GITHUB_ACTIONS: whether this is a job of GitHub Actions."""
     return os.environ.get("GITHUB_ACTIONS") == "true"
@@ -100,7 +112,7 @@ def quiet_libraries() -> None:
 def vllm_in_this_process() -> None:
     """Settings that vLLM reads: its engine runs in our process, where it can take weights over, and says and tells little."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # a warning at each sync says that tied weights were not loaded twice
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 

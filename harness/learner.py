@@ -30,6 +30,7 @@ def enlist(spec: RunSpec, world: World) -> None:
     method = cls(cls.Config.model_validate(spec.config))
     _, trainer, generator = learner(spec, method, needs_of(method), world, lambda name, read, scored: None)
     obey(world, led(trainer, generator))
+    generator.close()
 
 
 def led(trainer: Trainer, generator: Generator) -> dict[str, Any]:
@@ -44,10 +45,7 @@ def learner(
 ) -> tuple[ChatCodec, Trainer, Generator]:  # fmt: skip
     """The student with all that reads or changes its weights, and the frozen models beside it."""
     track, device = spec.track, device_of(spec.track)
-    if world.size > 1 and track.generation.engine == "vllm":
-        raise CapabilityError("vLLM samples in runs of one process alone", where="generation.engine",
-                              fix="generation: {engine: hf}, which samples in all processes, or --processes 1")  # fmt: skip
-    with_vllm = world.size == 1 and samples(track.generation.engine, device)
+    with_vllm = samples(track.generation.engine, device)
     cut = world.size > 1 and track.training.sharding == "full"  # then no GPU need ever hold the whole model in float32
     _set_threads(track.training.threads)
     student = load_model(track.student, spec, cut and track.student.lora is None)
@@ -71,9 +69,8 @@ def learner(
         device=device,
     )  # fmt: skip
     plain = HFGenerator(trainer.written_by, sorted(codec.ends), codec.pad, vocabulary=vocabulary, bf16=True)
-    if with_vllm:
-        return codec, trainer, _vllm(plain, adapter, spec)
-    return codec, trainer, plain if world.size == 1 else SharedGenerator(plain, world, trainer.refresh, trainer.cut)
+    own = _vllm(plain, adapter, spec, world.size) if with_vllm else plain
+    return codec, trainer, own if world.size == 1 else SharedGenerator(own, world, trainer.refresh, own.copies or trainer.cut)
 
 
 def _check_same_tokenizer(ours: ChatCodec, theirs: ChatCodec, need: Need) -> None:
@@ -114,11 +111,12 @@ def load_model(model: LocalModel, spec: RunSpec, in_main_memory: bool = False) -
     )  # fmt: skip
 
 
-def _vllm(plain: HFGenerator, adapter: Adapter | None, spec: RunSpec) -> VLLMGenerator:
+def _vllm(plain: HFGenerator, adapter: Adapter | None, spec: RunSpec, processes: int) -> VLLMGenerator:
     model, settings = spec.track.student, spec.track.generation
     return VLLMGenerator(
-        plain, folder_of(model, spec), settings.gpu_memory, settings.dtype, adapter, model.revision or None, model.remote_code
-    )
+        plain, folder_of(model, spec), settings.gpu_memory, settings.dtype, adapter, model.revision or None, model.remote_code,
+        processes,
+    )  # fmt: skip
 
 
 def codec_of(model: LocalModel, spec: RunSpec, generation: Any = None) -> ChatCodec:

@@ -1,4 +1,4 @@
-"""Stands in for the package `vllm` where there is no GPU: the same names and arguments, driven by a small model of transformers.
+"""Stands in for the package `vllm` where it is not installed: the same names and arguments, on a small model of transformers.
 
 It is as strict as the engine: asleep it samples nothing, weights that were dropped are not a number until new ones come, and a
 prefix cache that outlives its weights is an error. `tests/test_vllm_package.py` compares its signatures with the real ones.
@@ -7,11 +7,12 @@ prefix cache that outlives its weights is an error. `tests/test_vllm_package.py`
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 from unittest import mock
 
@@ -125,6 +126,8 @@ class LLM:
     made: ClassVar[list[LLM]] = []
     refuses: str = ""
     """If set, no engine starts, for this reason."""
+    breaks: str = ""
+    """If set, an engine that is asked to sample breaks down, with these words."""
 
     def __init__(
         self, model: str, *, skip_tokenizer_init: bool = False, trust_remote_code: bool = False, dtype: str = "auto",
@@ -140,12 +143,14 @@ class LLM:
         }  # fmt: skip
         unknown = set(kwargs) - {
             "max_model_len", "enable_sleep_mode", "enable_prefix_caching", "logprobs_mode", "generation_config", "enable_lora",
-            "max_lora_rank", "max_loras",
+            "max_lora_rank", "max_loras", "use_tqdm_on_load", "distributed_executor_backend", "enable_chunked_prefill",
         }  # fmt: skip
         if unknown:
             raise TypeError(f"unexpected keyword arguments {unknown}")
         self.worker = Worker(AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).eval())
+        self.rank = os.environ.get("RANK")
         self.calls: list[str] = []
+        self.llm_engine = SimpleNamespace(engine_core=SimpleNamespace(shutdown=lambda: self.calls.append("shutdown")))
         self.requests: list[SamplingParams] = []
         LLM.made.append(self)
 
@@ -153,6 +158,8 @@ class LLM:
         self, prompts: Sequence[dict[str, list[int]]], sampling_params: Sequence[SamplingParams], *, use_tqdm: bool = True,
         lora_request: LoRARequest | None = None,
     ) -> list[RequestOutput]:  # fmt: skip
+        if LLM.breaks:
+            raise RuntimeError(LLM.breaks)
         assert not self.worker.asleep, "the engine is asleep"
         assert not self.worker.stale, "a prefix cache of other weights"
         assert self.arguments["logprobs_mode"] == "processed_logprobs"
@@ -191,7 +198,9 @@ class LLM:
         self, method: str | Callable[..., Any], timeout: float | None = None, args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> list[Any]:  # fmt: skip
-        assert isinstance(method, str)
+        if callable(method):
+            self.calls.append(method.__name__)
+            return []  # it would reach into the engine's own layers
         self.calls.append(method)
         return [getattr(self.worker, method)(*args, **(kwargs or {}))]
 
@@ -217,15 +226,22 @@ class LLM:
 
 
 @contextmanager
-def installed() -> Iterator[type[LLM]]:
-    """As if the package were installed, on a machine with a GPU."""
+def installed(device: str = "cuda") -> Iterator[type[LLM]]:
+    """As if the package were installed, built for a kind of device."""
     package, lora, request = ModuleType("vllm"), ModuleType("vllm.lora"), ModuleType("vllm.lora.request")
     package.LLM, package.SamplingParams, package.__version__ = LLM, SamplingParams, VERSION  # type: ignore[attr-defined]
     request.LoRARequest = LoRARequest  # type: ignore[attr-defined]
-    LLM.made, LLM.refuses = [], ""
+    LLM.made, LLM.refuses, LLM.breaks = [], "", ""
     exceptions = ModuleType("vllm.exceptions")
     exceptions.VLLMValidationError = VLLMValidationError  # type: ignore[attr-defined]
-    parts = {"vllm": package, "vllm.exceptions": exceptions, "vllm.lora": lora, "vllm.lora.request": request}
+    platforms = ModuleType("vllm.platforms")
+    platforms.current_platform = SimpleNamespace(  # type: ignore[attr-defined]
+        device_type=device, is_sleep_mode_available=lambda: device == "cuda"
+    )
+    parts = {
+        "vllm": package, "vllm.platforms": platforms, "vllm.exceptions": exceptions,
+        "vllm.lora": lora, "vllm.lora.request": request,
+    }  # fmt: skip
     before = {name: sys.modules.pop(name, None) for name in parts}
     sys.modules.update(parts)  # no more is put back than was put in: what else is imported meanwhile must stay
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from tiny import VOCABULARY, Centred, tiny
 
 from harness.errors import CapabilityError, EnvironmentFault
 from harness.generate.hf import HFGenerator
-from harness.generate.vllm import VLLMGenerator, obstacle
+from harness.generate.vllm import VLLMGenerator, obstacle, samples
 from harness.method import MethodConfig
 from harness.train.lora import Adapter
 from harness.train.trainer import Optimization, Trainer
@@ -112,7 +113,7 @@ def test_the_engine_gets_what_the_track_says(generator: VLLMGenerator) -> None:
     assert engine().arguments == {
         "skip_tokenizer_init": True, "dtype": "float32", "gpu_memory_utilization": 0.3, "max_model_len": -1,
         "enable_sleep_mode": True, "enable_prefix_caching": True, "logprobs_mode": "processed_logprobs",
-        "generation_config": "vllm", "revision": None, "trust_remote_code": False,
+        "generation_config": "vllm", "revision": None, "trust_remote_code": False, "use_tqdm_on_load": False,
     }  # fmt: skip
     assert (generator.engine, generator.copies) == ("vllm 0.32.0", True)
     row = ([1, 2, 3], [4, 5])
@@ -230,15 +231,65 @@ def test_what_vllm_refuses_is_told_before_the_run(
         VLLMGenerator(wide, str(tmp_path / "policy"), 0.3, "float32")
 
 
-def test_without_the_package_or_a_gpu_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_breaks_down_is_a_fault_with_a_remedy(vllm: type[stub_vllm.LLM], generator: VLLMGenerator) -> None:
+    vllm.breaks = "Unsupported CPU attention configuration"
+    with pytest.raises(EnvironmentFault, match="failed while it sampled: Unsupported CPU attention") as caught:
+        generator.generate(prompts(1), Sampling(1.0, 4), keys(1))
+    assert "engine: hf" in caught.value.fix
+
+
+def test_on_a_cpu_nothing_sleeps_and_the_output_layer_is_packed_anew(policy: Any, tmp_path: Path) -> None:
+    with stub_vllm.installed("cpu"):
+        beside = HFGenerator(policy, [1], 0, vocabulary=VOCABULARY)
+        generator, asked = VLLMGenerator(beside, str(tmp_path / "policy"), 0.3, "float32"), prompts(6)
+        assert (engine().arguments["enable_sleep_mode"], engine().arguments["enable_chunked_prefill"]) == (False, False)
+        generator.generate(asked, Sampling(1.0, 8), keys(6))
+        generator.sleep()
+        changed(policy)
+        generator.sync()
+        assert drift(policy, asked, generator.generate(asked, Sampling(1.0, 8), keys(6))) < 1e-5
+    assert engine().calls == ["generate", "reload_weights", "_pack_output_layer", "reset_prefix_cache", "generate"]
+
+
+def test_of_several_processes_each_has_an_engine(
+    vllm: type[stub_vllm.LLM], policy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    generator = VLLMGenerator(HFGenerator(policy, [1], 0), str(tmp_path / "policy"), 0.3, "float32", processes=2)
+    assert engine().arguments["distributed_executor_backend"] == "external_launcher"
+    assert engine().rank == "0", "what the engine reads to know which process it is in"
+    assert "RANK" not in os.environ
+    generator.close()
+    assert engine().calls == ["shutdown"]
+
+
+def test_without_the_package_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.generate.vllm.importlib.util.find_spec", lambda name: None)
-    missing = obstacle()
+    missing = obstacle(torch.device("cuda"))
     assert missing is not None
     assert "pip install" in missing.fix
-    monkeypatch.setattr("harness.generate.vllm.importlib.util.find_spec", lambda name: object())
-    monkeypatch.setattr("harness.generate.vllm.torch.cuda.is_available", lambda: False)
-    blind = obstacle()
-    assert blind is not None
-    assert "no GPU" in blind.message or "needs a GPU" in blind.message
-    monkeypatch.setattr("harness.generate.vllm.torch.cuda.is_available", lambda: True)
-    assert obstacle() is None
+
+
+@pytest.mark.parametrize(("built", "student", "told"), [
+    ("cuda", "cpu", "the student is on cpu, and the vLLM installed here samples on cuda"),
+    ("cpu", "cuda", "the student is on cuda, and the vLLM installed here samples on cpu"),
+    ("", "cpu", "the student is on cpu, and the vLLM installed here finds nothing to run on"),
+])  # fmt: skip
+def test_an_engine_for_another_device_is_refused_where_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, built: str, student: str, told: str
+) -> None:
+    where = torch.device(student)
+    with stub_vllm.installed(built):
+        monkeypatch.setattr("harness.generate.vllm.importlib.util.find_spec", lambda name: object())
+        monkeypatch.setattr("harness.generate.vllm.obstacle", obstacle)
+        with pytest.raises(EnvironmentFault, match=told):
+            samples("vllm", where)
+        assert not samples("auto", where)
+
+
+@pytest.mark.parametrize(("device", "chosen"), [("cuda", True), ("cpu", False)])
+def test_by_itself_vllm_is_chosen_on_a_gpu_alone(device: str, chosen: bool) -> None:
+    with stub_vllm.installed(device):
+        assert samples("auto", torch.device(device)) is chosen
+        assert samples("vllm", torch.device(device))
+        assert not samples("hf", torch.device(device))

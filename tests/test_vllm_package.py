@@ -66,9 +66,24 @@ def test_the_engine_takes_our_arguments() -> None:
     assert {name for name in taken(stub_vllm.LLM) if name != "kwargs"} <= set(taken(LLM))
     others = (
         "max_model_len", "enable_sleep_mode", "enable_prefix_caching", "logprobs_mode", "generation_config", "enable_lora",
-        "max_lora_rank", "max_loras",
+        "max_lora_rank", "max_loras", "use_tqdm_on_load", "distributed_executor_backend", "enable_chunked_prefill",
     )  # fmt: skip
     assert set(others) <= known
+
+
+def test_an_engine_in_this_process_can_be_ended() -> None:
+    from vllm.v1.engine.core_client import InprocClient
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    assert callable(InprocClient.shutdown)
+    assert "self.engine_core = " in inspect.getsource(LLMEngine.__init__)
+
+
+def test_the_platform_says_where_it_runs_and_whether_it_sleeps() -> None:
+    from vllm.platforms import current_platform
+
+    assert current_platform.device_type in ("cuda", "cpu", "")
+    assert current_platform.is_sleep_mode_available() is (current_platform.device_type == "cuda")
 
 
 def test_weights_and_adapters_are_taken_as_we_give_them() -> None:

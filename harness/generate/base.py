@@ -45,3 +45,6 @@ class Generator(Protocol):
 
     def sleep(self) -> None:
         """Gives back what memory it can, until the next sync or completion."""
+
+    def close(self) -> None:
+        """Ends what it has started; nothing is asked of it afterwards."""

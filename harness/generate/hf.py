@@ -61,6 +61,9 @@ class HFGenerator:
     def sleep(self) -> None:
         """Holds nothing of its own that could be given back."""
 
+    def close(self) -> None:
+        """Has started nothing."""
+
     @torch.inference_mode()
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, keys: Sequence[Key]) -> list[Generation]:
         """One completion for each prompt's token ids; the draw of row i depends on `keys[i]` alone."""

@@ -10,7 +10,7 @@ from harness.train.distributed import World
 from harness.types import Generation, Sampling
 
 if TYPE_CHECKING:
-    from harness.generate.hf import HFGenerator
+    from harness.generate.base import Generator
 
 Found = TypeVar("Found")
 
@@ -26,7 +26,7 @@ class SharedGenerator:
         copies: whether those are a copy.
     """
 
-    def __init__(self, own: HFGenerator, world: World, refresh: Callable[[], None], copies: bool) -> None:
+    def __init__(self, own: Generator, world: World, refresh: Callable[[], None], copies: bool) -> None:
         self.own, self.copies, self._world, self._refresh = own, copies, world, refresh
 
     @property
@@ -49,7 +49,7 @@ class SharedGenerator:
         )
 
     def likelihoods(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[tuple[float, bool]]:
-        """See `HFGenerator.likelihoods`."""
+        """See `Generator.likelihoods`."""
         lengths = [len(prompt) + len(continuation) for prompt, continuation in rows]
         return self._dealt(lengths, lambda mine: self.own.likelihoods([rows[i] for i in mine]))
 
@@ -68,3 +68,7 @@ class SharedGenerator:
     def sleep(self) -> None:
         """Gives back what memory it can."""
         self.own.sleep()
+
+    def close(self) -> None:
+        """Ends what this process has started."""
+        self.own.close()

@@ -1,7 +1,8 @@
 """Sampling with vLLM in this process: it sleeps while the trainer steps and takes the new weights over afterwards.
 
 The one file that knows vLLM. What it calls was read in 0.25.1, 0.32.0 and 0.33.0, where it is the same: `LLM.generate`,
-`sleep`, `wake_up`, `reset_prefix_cache`, the worker's `reload_weights(weights_iterator=...)`, and `LoRARequest`.
+`sleep`, `wake_up`, `reset_prefix_cache`, the worker's `reload_weights(weights_iterator=...)`, and `LoRARequest`. Run with 0.32.0
+on a CPU, where the engine cannot sleep.
 """
 
 from __future__ import annotations
@@ -34,14 +35,21 @@ NEVER = -1.0e4
 """Added to a logit, leaves a probability of 0 in float32."""
 
 
-def obstacle() -> HarnessError | None:
-    """What keeps vLLM from running here, if anything."""
+def obstacle(device: torch.device) -> HarnessError | None:
+    """What keeps vLLM from sampling for a student that lives on a device, if anything."""
     if importlib.util.find_spec("vllm") is None:
         return EnvironmentFault("vLLM is not installed", where="generation.engine",
                                 fix="pip install 'distillation-harness[vllm]', or generation: {engine: hf}")  # fmt: skip
-    if not torch.cuda.is_available():
-        return EnvironmentFault("vLLM needs a GPU, and there is none here", where="generation.engine",
-                                fix="generation: {engine: hf}")  # fmt: skip
+    environment.vllm_in_this_process()
+    try:
+        from vllm.platforms import current_platform
+    except (ImportError, OSError, RuntimeError) as error:
+        return EnvironmentFault(f"vLLM cannot be imported: {error}", where="generation.engine",
+                                fix="harness doctor names what does not fit; or generation: {engine: hf}")  # fmt: skip
+    if current_platform.device_type != device.type:
+        runs_on = f"samples on {current_platform.device_type}" if current_platform.device_type else "finds nothing to run on"
+        return EnvironmentFault(f"the student is on {device.type}, and the vLLM installed here {runs_on}",
+                                where="generation.engine", fix="generation: {engine: hf}")  # fmt: skip
     return None
 
 
@@ -54,19 +62,16 @@ def samples(engine: str, device: torch.device) -> bool:
     Raises:
         EnvironmentFault: vLLM is asked for, and something keeps it from running.
     """
-    if engine == "hf":
+    if engine == "hf" or (engine == "auto" and device.type != "cuda"):
         return False
-    fault = obstacle()
-    if fault is None and device.type != "cuda":
-        fault = EnvironmentFault(f"vLLM samples from a student on a GPU; this one is on {device.type}", where="generation.engine",
-                                 fix="training: {device: cuda}, or generation: {engine: hf}")  # fmt: skip
+    fault = obstacle(device)
     if fault and engine == "vllm":
         raise fault
     return fault is None
 
 
 class VLLMGenerator:
-    """Samples from a copy of the policy that vLLM keeps on the same GPU.
+    """Samples from a copy of the policy that vLLM keeps on the same device.
 
     Every row is a request of its own with its own seed: what vLLM draws for several samples in one request is seeded by
     their places, so a draw would depend on its neighbours. A shared prompt is read once all the same, from the prefix
@@ -74,14 +79,17 @@ class VLLMGenerator:
     as the trainer scores it.
 
     A policy whose weights are all trained is copied whole at each sync, and the sleeping engine keeps nothing; a LoRA policy
-    has its adapter written out and taken up by name, and the sleeping engine keeps its base weights in main memory.
+    has its adapter written out and taken up by name, and the sleeping engine keeps its base weights in main memory. On a CPU
+    nothing sleeps.
 
     Args:
         beside: the same policy's plain generator, which goes on to answer for likelihoods of given texts.
         folder: where the policy's base weights lie in Hugging Face format, or their name on the hub.
-        memory: share of the GPU's memory for the engine while it is awake: weights, working space and cache.
+        memory: share of the GPU's memory (on a CPU, of main memory) for the engine while it is awake: weights, working space
+            and cache.
         dtype: of the engine's weights and arithmetic.
         adapter: the policy's LoRA adapter; None where all weights are trained.
+        processes: of the run, which torch's default process group holds; all must make their generators together.
 
     Raises:
         EnvironmentFault: the engine does not start.
@@ -92,11 +100,12 @@ class VLLMGenerator:
 
     def __init__(
         self, beside: HFGenerator, folder: str, memory: float, dtype: str, adapter: Adapter | None = None,
-        revision: str | None = None, remote_code: bool = False,
+        revision: str | None = None, remote_code: bool = False, processes: int = 1,
     ) -> None:  # fmt: skip
         environment.vllm_in_this_process()
         from vllm import LLM, __version__
         from vllm.exceptions import VLLMValidationError
+        from vllm.platforms import current_platform
 
         self._refusals = (ValueError, KeyError, VLLMValidationError)  # the last is a ValueError up to 0.25 only
         self.model, self._beside, self._dtype = beside.model, beside, getattr(torch, dtype)
@@ -105,14 +114,21 @@ class VLLMGenerator:
         self._masked = _masked(beside)
         self._adapter, self._request = adapter, None
         self._below, self._awake = 0, True
+        self._sleeps, self._packs = current_platform.is_sleep_mode_available(), current_platform.device_type == "cpu"
         self._written: tempfile.TemporaryDirectory[str] | None = None
         lora = {"enable_lora": True, "max_lora_rank": _room(adapter), "max_loras": 1} if adapter else {}
+        # a prompt that is read in pieces turns its seeded generator back, which those of CPUs cannot do
+        own: dict[str, Any] = {"enable_chunked_prefill": False} if self._packs else {}
+        if processes > 1:  # an engine for each, with one GPU: they know of each other and sample each by itself
+            own["distributed_executor_backend"] = "external_launcher"
         try:
-            self._engine = LLM(
-                model=folder, skip_tokenizer_init=True, dtype=dtype, gpu_memory_utilization=memory, max_model_len=-1,
-                enable_sleep_mode=True, enable_prefix_caching=True, logprobs_mode="processed_logprobs",
-                generation_config="vllm", revision=revision, trust_remote_code=remote_code, seed=0, **lora,
-            )  # fmt: skip
+            with environment.as_if_launched():
+                self._engine = LLM(
+                    model=folder, skip_tokenizer_init=True, dtype=dtype, gpu_memory_utilization=memory, max_model_len=-1,
+                    enable_sleep_mode=self._sleeps, enable_prefix_caching=True, logprobs_mode="processed_logprobs",
+                    generation_config="vllm", revision=revision, trust_remote_code=remote_code, seed=0, use_tqdm_on_load=False,
+                    **lora, **own,
+                )  # fmt: skip
         except (*self._refusals, RuntimeError, OSError) as error:
             raise EnvironmentFault(
                 f"vLLM does not start on {folder}: {error}", where="generation",
@@ -128,6 +144,7 @@ class VLLMGenerator:
 
         Raises:
             CapabilityError: vLLM refuses the request, such as a prompt longer than its context.
+            EnvironmentFault: the engine fails.
         """
         from vllm import SamplingParams
 
@@ -144,6 +161,11 @@ class VLLMGenerator:
             written = self._engine.generate(rows, params, use_tqdm=False, lora_request=self._request) if rows else []
         except self._refusals as error:
             raise CapabilityError(f"vLLM refuses to sample: {error}", where="generation") from error
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise EnvironmentFault(f"vLLM failed while it sampled: {error}", where="generation",
+                                   fix="generation: {engine: hf}, or another version of vLLM") from error  # fmt: skip
         return [self._read(request.outputs[0]) for request in written]
 
     def _read(self, output: Any) -> Generation:
@@ -177,9 +199,13 @@ class VLLMGenerator:
 
     def sleep(self) -> None:
         """Gives the engine's memory back. A copy of all weights is dropped, base weights of an adapter go to main memory."""
-        if self._awake:
+        if self._awake and self._sleeps:
             self._engine.sleep(level=1 if self._adapter else 2)
             self._awake = False
+
+    def close(self) -> None:
+        """Ends the engine, and with it torch's process groups: left to itself it would do so after ours are gone, and fail."""
+        self._engine.llm_engine.engine_core.shutdown()
 
     def _wake(self) -> None:
         """Ready to sample: a copy that was dropped is made again."""
@@ -201,6 +227,8 @@ class VLLMGenerator:
     def _reload(self) -> None:
         try:
             self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": self._weights()})
+            if self._packs:
+                self._engine.collective_rpc(_pack_output_layer)
         except self._refusals as error:
             raise CapabilityError(
                 f"{self.engine} does not take the policy's weights over: {error}", where="generation",
@@ -253,6 +281,16 @@ def write_adapter(adapter: Adapter, folder: Path, below: int = 0) -> None:
         stacked = torch.cat([part[name] for part in parts], 0 if ".lora_A." in name else 1)
         tensors[f"base_model.model.{name.replace('.default.', '.')}"] = stacked.contiguous().cpu()
     save_file(tensors, folder / "adapter_model.safetensors")
+
+
+def _pack_output_layer(worker: Any) -> None:
+    """On CPUs vLLM multiplies with packed copies of the weights. That of an output layer which shares the embedding's weights
+    is not made anew when those are reloaded (seen with 0.32.0): the old weights would go on choosing the tokens."""
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+    for layer in worker.get_model().modules():
+        if isinstance(layer, ParallelLMHead):
+            layer.quant_method.process_weights_after_loading(layer)
 
 
 def _masked(beside: HFGenerator) -> dict[int, float] | None:

@@ -177,5 +177,6 @@ def join(rank: int, size: int, local_rank: int, cuda: bool, store: Any = None) -
 
 
 def leave() -> None:
-    """Ends what `join` began."""
-    torch.distributed.destroy_process_group()
+    """Ends what `join` began, where a sampler's engine that shared it has not."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -16,7 +16,7 @@ VERBS: Mapping[str, Mapping[str, bool]] = {
         "step": True, "drift": True, "freeze_reference": True, "state_dict": True,
         "load_state_dict": False, "load_policy": False, "save": False,
     },
-    "generator": {"generate": True, "likelihoods": True, "sync": True},
+    "generator": {"generate": True, "likelihoods": True, "sync": True, "sleep": True},
     "reference": {"next_logprobs": True},
 }  # fmt: skip
 """What all processes must do together, by the thing that does it; and whether the others are told the arguments, or given
