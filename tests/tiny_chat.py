@@ -13,12 +13,12 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
 
-WIDTHS = {"head_dim": 16}
+NAMED_HEADS = ("Qwen3", "Gemma", "Gemma2")
+"""Architectures whose heads are as wide as their setting says, not as the hidden size divided by their number."""
 OWN: dict[str, dict[str, Any]] = {
-    "Qwen3": WIDTHS,
-    "Gemma": {**WIDTHS, "tie_word_embeddings": True},
+    "Gemma": {"tie_word_embeddings": True},
     "Gemma2": {
-        **WIDTHS, "query_pre_attn_scalar": 16, "sliding_window": 16, "attn_logit_softcapping": 2.0,
+        "query_pre_attn_scalar": 16, "sliding_window": 16, "attn_logit_softcapping": 2.0,
         "final_logit_softcapping": 3.0, "tie_word_embeddings": True,
     },
 }  # fmt: skip
@@ -26,10 +26,14 @@ OWN: dict[str, dict[str, Any]] = {
 
 
 def checkpoint(
-    kind: str, texts: Sequence[str], seed: int = 0, context: int = 2048, chat: bool = True
+    kind: str, texts: Sequence[str], seed: int = 0, context: int = 2048, chat: bool = True, head: int = 16
 ) -> tuple[Any, Any]:
     """A model of an architecture ("Llama", "Qwen3", "Gemma2" ...) and its tokenizer; Llama's begins every text with a token of
-    its own."""
+    its own.
+
+    Args:
+        head: width of each of the two heads.
+    """
     import transformers
     from tokenizers import ByteLevelBPETokenizer
     from tokenizers.processors import TemplateProcessing
@@ -48,9 +52,10 @@ def checkpoint(
         tokenizer.chat_template = ("<|begin|>" if begins else "") + TEMPLATE
     torch.manual_seed(seed)
     config = getattr(transformers, f"{kind}Config")(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=len(tokenizer), hidden_size=2 * head, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=1, max_position_embeddings=context, initializer_range=0.3, bos_token_id=1 if begins else None,
-        eos_token_id=0, pad_token_id=0, **{"tie_word_embeddings": False, **OWN.get(kind, {})},
+        eos_token_id=0, pad_token_id=0, **({"head_dim": head} if kind in NAMED_HEADS else {}),
+        **{"tie_word_embeddings": False, **OWN.get(kind, {})},
     )  # fmt: skip
     return getattr(transformers, f"{kind}ForCausalLM")(config).double().eval(), tokenizer
 
