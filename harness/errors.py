@@ -6,6 +6,7 @@ A message says what was got, what was allowed and what to type next. `exit_code`
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable
 
 
@@ -58,6 +59,19 @@ class RunFault(HarnessError):
 
     code = "H060"
     exit_code = 3
+
+
+def out_of_memory(error: BaseException) -> RunFault | None:
+    """What to say of a GPU whose memory ran out; None of any other error."""
+    torch = sys.modules.get("torch")  # without it no GPU was asked for anything
+    if torch is None or not isinstance(error, torch.OutOfMemoryError):
+        return None
+    told = ". ".join(str(error).split(". ")[:3]).rstrip(".")
+    smaller = (
+        "a smaller training.micro_batch_tokens or generation.gpu_memory, training.activation_checkpointing: true, student.lora, "
+        "or training.sharding: full with --processes (each makes a new run); harness plan tells the peak by part"
+    )
+    return RunFault(told, fix=smaller)
 
 
 class SuiteError(HarnessError):

@@ -23,6 +23,20 @@ def harness(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     return int(stop.value.code or 0), said.out, said.err
 
 
+def test_a_gpu_whose_memory_ran_out_is_a_message(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    def fails(standalone_mode: bool) -> int:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1.00 GiB free. See more")
+
+    monkeypatch.setattr(cli, "app", fails)
+    code, _, err = harness(capsys, monkeypatch, "run")
+    assert (code, "error[H060]: CUDA out of memory. Tried to allocate 2.00 GiB" in err) == (3, True)
+    assert "micro_batch_tokens" in err
+    assert "Traceback" not in err
+    assert "See more" not in err
+
+
 BAD = [
     (["run", "-m", "rodp"], "no method named 'rodp'", "did you mean ropd?"),
     (["run", "-m", "ropd", "-s", "alpacca"], "no suite named 'alpacca'", "did you mean alpaca?"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,12 @@ import torch
 from test_method_contract import CASES, SIZE, collected, frozen_of, method_of
 from tiny import tiny
 
+from harness.train.collate import collate
 from harness.train.distributed import World
+from harness.train.models import StreamedLM
 from harness.train.optimization import Optimization
+from harness.train.rows import rows_of
+from harness.train.sharding import shard
 from harness.train.trainer import Trainer
 
 SHARDINGS = ("none", "full")
@@ -69,6 +74,35 @@ def test_two_processes_give_what_one_gives(sharding: str, together: list[Any]) -
         for (name, settings), (wanted, before), (got, after) in zip(CASES, alone, found[sharding], strict=True):
             assert float((got - wanted).norm() / wanted.norm()) < 1e-9, (name, settings)
             assert after == pytest.approx(before, rel=1e-9), (name, settings)
+
+
+@pytest.fixture
+def alone_in_a_group() -> Iterator[None]:
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_layers_in_bfloat16_leave_a_losss_own_numbers_alone(alone_in_a_group: None) -> None:
+    """Log-probs and rewards reach the loss as they are, and log-probs leave the model in float32."""
+    policy = tiny(vocabulary=SIZE, dtype=torch.float32)
+    model = StreamedLM(policy, vocabulary=SIZE)
+    shard(model, torch.device("cpu"), 1, half=True)
+    layers = []
+    policy.model.layers[0].mlp.register_forward_pre_hook(lambda module, given: layers.append(given[0].dtype))
+    rows, seen = rows_of(collate(collected(method_of("grpo", {})).examples, dtype=torch.float32), ""), []
+
+    def fn(logp_CV: torch.Tensor, beside_C: torch.Tensor, tokens_C: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        seen.append((logp_CV.dtype, beside_C))
+        return (logp_CV[range(len(tokens_C)), tokens_C] * beside_C,)
+
+    fine_C = torch.full((len(rows.target_C),), 1.0001)  # bfloat16 knows no number between 1 and 1.0078
+    (value_C,) = model(fn, rows, (), [fine_C])
+    value_C.sum().backward()
+    assert set(layers) == {torch.bfloat16}
+    assert {dtype for dtype, _ in seen} == {torch.float32}
+    assert torch.equal(torch.cat([given for _, given in seen]), fine_C)
+    assert {parameter.grad.dtype for parameter in policy.parameters() if parameter.grad is not None} == {torch.float32}
 
 
 def test_each_process_takes_its_part_and_nothing_is_lost() -> None:

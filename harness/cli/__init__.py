@@ -54,7 +54,7 @@ def _report_error(error: Any) -> None:
 def main() -> NoReturn:
     """Runs the command line; every error of ours is a short message and a documented exit code, never a traceback."""
     from harness.environment import quiet_libraries
-    from harness.errors import HarnessError
+    from harness.errors import HarnessError, out_of_memory
 
     quiet_libraries()
     try:
@@ -71,5 +71,8 @@ def main() -> NoReturn:
         if (show := getattr(error, "show", None)) and "--debug" not in sys.argv:  # click's own usage errors
             show()
             sys.exit(2)
+        if (fault := out_of_memory(error)) and "--debug" not in sys.argv:
+            _report_error(fault)
+            sys.exit(fault.exit_code)
         raise
     sys.exit(code if isinstance(code, int) else 0)

@@ -75,7 +75,7 @@ def gpu(name: str) -> Gpu:
 
 def engine(track: Track) -> str:
     """Who samples on the planned GPU; `auto` is taken for vLLM, but for the embedded models, which stay on CPU."""
-    return "hf" if track.generation.engine == "hf" or track.pocket else "vllm"
+    return "vllm" if track.generation.engine == "vllm" or (track.generation.engine == "auto" and not track.pocket) else "hf"
 
 
 def trained(shape: Shape, model: LocalModel) -> int:

@@ -14,24 +14,26 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from .models import StreamedLM
 
 
-def shard(model: StreamedLM, device: torch.device, size: int, bf16: bool) -> None:
+def shard(model: StreamedLM, device: torch.device, size: int, half: bool) -> None:
     """Cuts a model's weights over all processes, each layer of its decoder by itself, in place.
 
     What is read outside of the layers (embeddings, the last norm, the output layer) is gathered at the start of `forward`
     and stays whole until the backward pass is over, so that the loop over chunks needs no word from other processes. In a
     model that is not trained it stays whole from the first pass on.
 
-    Gradients are summed over the processes, not averaged. On CUDA with `bf16` the layers compute in bfloat16 and gradients
-    are summed in float32.
+    Gradients are summed over the processes, not averaged.
 
     Args:
         device: where the shards live; the model itself may still be on the CPU.
+        half: layers compute in bfloat16, and gradients are summed in float32.
     """
     mesh = init_device_mesh(device.type, (size,))
-    half = bf16 and device.type == "cuda"
-    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if half else MixedPrecisionPolicy()
     for part in (*model.model.get_decoder().layers, model):
-        sharded = fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=part is not model)
+        # what the whole is given besides ids are numbers for the loss, which may not lose digits
+        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=part is not model)
+        sharded = fully_shard(
+            part, mesh=mesh, mp_policy=policy if half else MixedPrecisionPolicy(), reshard_after_forward=part is not model
+        )
         assert isinstance(sharded, FSDPModule)
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)

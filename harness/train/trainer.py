@@ -85,12 +85,12 @@ class Trainer:
         """Whether any model lies in parts, so that every process takes part in every pass."""
         self.written_by = policy
         """What is sampled from: the policy itself or, where it is cut, a whole copy that `refresh` brings up to date."""
+        half = bf16 and self.device.type == "cuda"
         if self.cut:
-            half = bf16 and self.device.type == "cuda"
             self.written_by = copy.deepcopy(policy).to(self.device, torch.bfloat16 if half else policy.dtype)
             self.written_by.requires_grad_(False)
         for model in parted:
-            shards.shard(model, self.device, world.size, bf16)
+            shards.shard(model, self.device, world.size, half)
         self.parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=optimization.lr, betas=optimization.betas, weight_decay=optimization.weight_decay, fused=True
