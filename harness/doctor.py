@@ -240,7 +240,8 @@ def _server(role: str, served: Served) -> Iterator[Finding]:
         yield Finding(role, "lacking", f"{served.url}/models answers {error.code}", fix)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         yield Finding(role, "lacking", f"{served.url} does not answer as an OpenAI-compatible server ({_reason(error)})",
-                      f"start it, for example: vllm serve {served.model}; or name another url in the track")  # fmt: skip
+                      f"start it, for example: vllm serve {served.model} --generation-config vllm; or name another url in the "
+                      "track")  # fmt: skip
     else:
         if served.model in known:
             yield Finding(role, "ok", f"{served.url} serves {served.model}")

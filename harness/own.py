@@ -142,7 +142,7 @@ def _server(text: str, role: str) -> dict[str, Any]:
         there = Path(text).exists() or "/" in text
         raise SpecError(
             f"the {role} is asked over a server, got {text!r}", where=f"--{role}",
-            fix=f"vllm serve {text}, then --{role} http://127.0.0.1:8000/v1/{text}" if there
+            fix=f"vllm serve {text} --generation-config vllm, then --{role} http://127.0.0.1:8000/v1/{text}" if there
             else f"--{role} http://127.0.0.1:8000/v1/MODEL",
         )  # fmt: skip
     served = served_at(text)

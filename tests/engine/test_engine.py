@@ -132,5 +132,12 @@ def test_a_killed_run_goes_on_with_an_engine_that_has_its_weights(tmp_path: Path
     for first, second in zip(resumed["steps"], whole["steps"], strict=True):
         assert first == pytest.approx(second, rel=1e-3, abs=1e-4)
     assert resumed["ledger"] == whole["ledger"]
-    both = [(each["folder"] / "suites" / "alpaca" / "answers" / "1.greedy.jsonl").read_text() for each in (resumed, whole)]
-    assert both[0] == both[1]
+    first, second = (list(read_lines(each["folder"] / "suites/alpaca/answers/1.greedy.jsonl")) for each in (resumed, whole))
+    assert first == second
+    asked = [row["question"] for row in read_lines(whole["folder"] / "suites/alpaca/items.jsonl")][:40]
+    code = [sys.executable, str(TESTS / "engine" / "reloaded.py"), str(whole["folder"] / "model"), *asked]
+    done = subprocess.run(code, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["gap"] < LIMIT, "the folder that a run leaves is the model for transformers and for vLLM"
+    assert told["answers"] == [row["text"] for row in first[: len(asked)]]

@@ -26,9 +26,11 @@ from harness.errors import ClientError
 from harness.generate.student import ChatCodec
 from harness.ledger import Budget, Ledger
 from harness.method import Ask
+from harness.replies import Ranking, Scores
 from harness.suite import ChatRequest
 from harness.train.load import load_causal_lm, load_tokenizer
 from harness.types import Failure, Prompt, Rollout
+from methods.ropd import Rubric, Verdicts
 
 pytestmark = [pytest.mark.gpu, needs_engine]
 TEXTS = ["How many plums are left? A B C D", "say one two three", "quick brown foxes jump over dogs"]
@@ -189,6 +191,19 @@ def test_a_critics_schema_binds_even_random_weights(client: Client) -> None:
     assert [answer for answer in answers if isinstance(answer, Failure)] == []
     assert {frozenset(answer) for answer in answers} == {frozenset({"better", "sure"})}
     assert {answer["better"] for answer in answers} <= {"A", "B", "tie"}
+
+
+@pytest.mark.parametrize("form", [Rubric, Verdicts, Ranking, Scores], ids=lambda form: form.__name__)
+def test_the_forms_of_critics_replies_are_grammars_that_it_knows(url: str, ledger: Ledger, form: Any) -> None:
+    endpoint = Endpoint(url, "sk-tiny", retries=0)
+    client = Client(endpoint, None, ledger, "critic", "tiny", "server", Tariff())
+    ask = Ask(({"role": "user", "content": "judge"},), str, temperature=1.0, max_tokens=30, schema=form.model_json_schema())
+    (text,) = ServedCritic(client, retries=0).ask([ask])
+    assert isinstance(text, str), text
+    assert text.lstrip().startswith("{")
+    assert endpoint.spared == set(), "a schema that is refused would be left out from then on"
+    client.close()
+    endpoint.close()
 
 
 def test_a_judge_gets_the_log_probs_that_a_suite_reads(client: Client) -> None:
