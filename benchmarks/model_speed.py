@@ -146,7 +146,8 @@ def sampling(shape: Shape, args: argparse.Namespace, device: torch.device, bandw
             from harness.generate.vllm import VLLMGenerator
 
             model.save_pretrained(folder)
-            generator = VLLMGenerator(generator, folder, args.gpu_memory, "bfloat16")
+            dtype = "bfloat16" if device.type == "cuda" else "float32"
+            generator = VLLMGenerator(generator, folder, args.gpu_memory, dtype)
         rng, front = random.Random(0), args.row // 8
         prompts = [[rng.randrange(SPECIAL, shape.vocabulary) for _ in range(front)] for _ in range(args.samples)]
         keys = [("speed", number) for number in range(args.samples)]
@@ -172,7 +173,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="tiny", help="a name in harness/data/shapes.yaml, or tiny")
     parser.add_argument("--gpu", help="whose peak figures are the limit; see harness/data/gpus.yaml")
-    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES), metavar="METHOD")
+    parser.add_argument("--losses", nargs="*", choices=LOSSES, default=list(LOSSES), metavar="METHOD", help="none: only sample")
     parser.add_argument("--row", type=int, default=2048, help="tokens of a row")
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--group", type=int, default=4)
@@ -182,7 +183,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=256, help="completions that are sampled together")
     parser.add_argument("--new-tokens", type=int, default=256)
     parser.add_argument("--vllm", action="store_true", help="sample with vLLM as well")
-    parser.add_argument("--gpu-memory", type=float, default=0.4, help="vLLM's share of the card")
+    parser.add_argument("--gpu-memory", type=float, default=0.4, help="vLLM's share of the card, or of main memory")
     parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -195,7 +196,8 @@ def main() -> None:
         "model": args.model, "parameters": shape.parameters, "setting": {k: v for k, v in vars(args).items() if k != "out"},
         "machine": {
             "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor(),
-            "python": platform.python_version(), "versions": {name: version(name) for name in ("torch", "transformers")},
+            "threads": torch.get_num_threads(), "python": platform.python_version(),
+            "versions": {name: version(name) for name in ("torch", "transformers")},
         },
         "training": [], "sampling": [],
     }  # fmt: skip

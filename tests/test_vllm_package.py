@@ -88,9 +88,11 @@ def test_the_platform_says_where_it_runs_and_whether_it_sleeps() -> None:
 
 def test_weights_and_adapters_are_taken_as_we_give_them() -> None:
     from vllm.lora.request import LoRARequest
+    from vllm.v1.worker.gpu.model_runner import GPUModelRunner as NewRunner
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-    assert set(taken(stub_vllm.Worker.reload_weights)) == set(taken(GPUModelRunner.reload_weights))
+    for runner in (GPUModelRunner, NewRunner):
+        assert set(taken(stub_vllm.Worker.reload_weights)) == set(taken(runner.reload_weights))
     request = LoRARequest("policy-3", 4, "/tmp/adapter")
     assert (request.lora_name, request.lora_int_id, request.lora_path) == ("policy-3", 4, "/tmp/adapter")
 

@@ -1,8 +1,8 @@
 """Sampling with vLLM in this process: it sleeps while the trainer steps and takes the new weights over afterwards.
 
 The one file that knows vLLM. What it calls was read in 0.25.1, 0.32.0 and 0.33.0, where it is the same: `LLM.generate`,
-`sleep`, `wake_up`, `reset_prefix_cache`, the worker's `reload_weights(weights_iterator=...)`, and `LoRARequest`. Run with 0.32.0
-on a CPU, where the engine cannot sleep.
+`sleep`, `wake_up`, `reset_prefix_cache`, the worker's `reload_weights(weights_iterator=...)`, and `LoRARequest`. Run with 0.27.1
+to 0.32.0 on a CPU, where the engine cannot sleep.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ class VLLMGenerator:
             whole: not only what is trained may have changed, as after loading a checkpoint.
 
         Raises:
-            CapabilityError: this vLLM cannot exchange the weights below an adapter (0.32 and later can).
+            CapabilityError: this vLLM cannot exchange the weights below an adapter (0.30 and later can).
         """
         self.version += 1
         if self._adapter is None:
@@ -232,7 +232,7 @@ class VLLMGenerator:
         except self._refusals as error:
             raise CapabilityError(
                 f"{self.engine} does not take the policy's weights over: {error}", where="generation",
-                fix="generation: {engine: hf}, or a later vLLM (under an adapter weights can be exchanged from 0.32 on)",
+                fix="generation: {engine: hf}, or a later vLLM (under an adapter weights can be exchanged from 0.30 on)",
             ) from error  # fmt: skip
 
     def _forget(self) -> None:
