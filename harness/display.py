@@ -6,9 +6,9 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -219,13 +219,16 @@ class Progress:
 
     def _line(self, event: str, fields: dict[str, Any]) -> None:
         self._said = time.monotonic()
-        if self.as_json:
-            sys.stdout.write(json.dumps({"v": 1, "time": now(), "event": event, **fields}) + "\n")
-            sys.stdout.flush()
-        if self.mode == "plain":
-            text = " ".join(f"{key}={str(value).replace(' ', '_')}" for key, value in fields.items())
-            self.console.file.write(f"{now()} {event} {text}\n")
-            self.console.file.flush()
+        announce(event, fields, sys.stdout if self.as_json else None, self.console.file if self.mode == "plain" else None)
+
+
+def announce(event: str, fields: Mapping[str, Any], for_programs: IO[str] | None, for_logs: IO[str] | None) -> None:
+    """An event as a line of JSON on one stream and of words on another, where they are given."""
+    if for_programs:
+        print(json.dumps({"v": 1, "time": now(), "event": event, **fields}), file=for_programs, flush=True)
+    if for_logs:
+        words = (f"{key}={'_'.join(str(value).split())}" for key, value in fields.items())
+        print(now(), event, *words, file=for_logs, flush=True)
 
 
 def _three(metric: dict[str, Any] | None) -> str:

@@ -22,10 +22,9 @@ from rich.table import Table
 from rich.text import Text
 
 from harness import environment
-from harness.display import minutes
+from harness.display import announce, minutes
 from harness.errors import Interrupted, RunFault, SpecError, nearest
 from harness.forecast import confirm_all
-from harness.store import now
 from harness.sweep import grid as grids
 from harness.sweep.grid import Grid, Job, Resources
 from harness.sweep.local import Executor, Local, Outcome
@@ -126,13 +125,7 @@ class SweepProgress:
         return Group(*(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
 
     def _say(self, event: str, fields: Mapping[str, Any]) -> None:
-        if self.as_json:
-            self.out.write(json.dumps({"v": 1, "time": now(), "event": event, **fields}) + "\n")
-            self.out.flush()
-        if self.mode == "plain":
-            text = " ".join(f"{key}={'_'.join(str(value).split())}" for key, value in fields.items())
-            self.console.file.write(f"{now()} {event} {text}\n")
-            self.console.file.flush()
+        announce(event, fields, self.out if self.as_json else None, self.console.file if self.mode == "plain" else None)
 
 
 EXECUTORS = ("local", "ray")

@@ -34,7 +34,7 @@ VOCABULARY, END = (151_665, 151_645) if CUDA else (500, 1)
 ROWS, TOKENS = 32, 64
 SHAPE: dict[str, Any] = {
     "vocab_size": 151_936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
-    "num_key_value_heads": 2, "max_position_embeddings": 4096, "initializer_range": 0.05,
+    "num_key_value_heads": 2, "max_position_embeddings": 4096, "initializer_range": 0.02,  # wider weights round worse
 } if CUDA else {
     "vocab_size": 512, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2,
     "num_key_value_heads": 1, "max_position_embeddings": 512, "initializer_range": 0.2,
