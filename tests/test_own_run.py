@@ -70,6 +70,18 @@ def harness(root: Path, *typed: str, key: str = "", wait: bool = True) -> Any:
     return process.returncode, out, err
 
 
+def kill_under_way(process: Any, root: Path, patience: float) -> None:
+    """Kills a run once two of its rounds are written, or after some seconds."""
+    began = time.monotonic()
+    while time.monotonic() - began < patience and process.poll() is None:
+        steps = list((root / "runs").glob("*/*/steps.jsonl"))
+        if steps and len(list(read_lines(steps[0]))) >= 2:
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
 def run_line(mine: Path, url: str) -> list[str]:
     return ["run", "--method", "ropd", "--track", str(mine / "mine.yaml"), "--student", STUDENT,
             "--teacher", f"{url}/pocket-teacher", "--critic", f"{url}/pocket-critic", "--judge", f"{url}/pocket-judge",
@@ -90,15 +102,7 @@ def test_a_run_on_ones_own_server_survives_a_kill_and_is_replayed_without_it(min
         assert (code, "this run pays for judge" in err) == (2, True), err
         assert "references: 2 of the file, 4 by pocket-teacher" in err
         assert not (tmp_path / "runs" / "mine").exists(), "nothing was begun"
-        process = harness(tmp_path, *typed, "--yes", key=key, wait=False)
-        began = time.monotonic()
-        while time.monotonic() - began < 120 and process.poll() is None:
-            steps = list((tmp_path / "runs").glob("mine/ropd-*/steps.jsonl"))
-            if steps and len(list(read_lines(steps[0]))) >= 2:
-                break
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        kill_under_way(harness(tmp_path, *typed, "--yes", key=key, wait=False), tmp_path, 120)
         code, _, err = harness(tmp_path, *typed, "--yes", key=key)
         assert code == 0, err
         (folder,) = (tmp_path / "runs" / "mine").glob("ropd-*")

@@ -12,15 +12,13 @@ from typing import Any
 import pytest
 import stub_vllm
 import torch
-from tiny import VOCABULARY, Centred, tiny
+from tiny import VOCABULARY, drift, tiny
 
 from harness.errors import CapabilityError, EnvironmentFault
 from harness.generate.hf import HFGenerator
 from harness.generate.vllm import VLLMGenerator, obstacle, samples
-from harness.method import MethodConfig
 from harness.train.lora import Adapter
-from harness.train.trainer import Optimization, Trainer
-from harness.types import Generation, Prompt, Rollout, Sampling
+from harness.types import Sampling
 
 WIDTH = VOCABULARY + 4
 """Rows of the output layer: four more than the tokenizer knows."""
@@ -56,16 +54,6 @@ def prompts(count: int) -> list[list[int]]:
 
 def keys(count: int) -> list[tuple[str | int, ...]]:
     return [("rollout", 0, f"p{i}") for i in range(count)]
-
-
-def drift(policy: Any, asked: list[list[int]], drawn: list[Generation], temperature: float = 1.0) -> float:
-    trainer = Trainer(
-        policy, {}, Centred(MethodConfig()), Optimization(0.1),
-        vocabulary=VOCABULARY, temperature=temperature, charge=lambda *_: None,
-    )  # fmt: skip
-    return trainer.drift(
-        [Rollout(Prompt("p", ()), p, g.tokens, g.logprobs, "", g.finish) for p, g in zip(asked, drawn, strict=True)]
-    )
 
 
 def changed(policy: Any, by: float = 0.5) -> None:

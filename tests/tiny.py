@@ -14,7 +14,7 @@ from harness.objectives import categorical_kl, clipped_policy_gradient, gather_l
 from harness.train.collate import collate
 from harness.train.models import StreamedLM, TrainModels
 from harness.train.trainer import Optimization, Trainer
-from harness.types import Batch, Collected, Example, Loss, Models, Prompt, Rollout, Term
+from harness.types import Batch, Collected, Example, Generation, Loss, Models, Prompt, Rollout, Term
 
 VOCABULARY = 11
 OWN: dict[str, dict[str, Any]] = {
@@ -121,3 +121,16 @@ def trainer_of(
         policy or tiny(dtype=dtype), {"teacher": tiny(seed=1, dtype=dtype)}, method(MethodConfig(**(config or {}))),
         optimization or Optimization(0.01), **{"vocabulary": VOCABULARY, "temperature": 1.0, "charge": lambda *_: None, **how},
     )  # fmt: skip
+
+
+def drift(
+    policy: Any, asked: list[list[int]], drawn: list[Generation], temperature: float = 1.0, vocabulary: int = VOCABULARY
+) -> float:
+    """Between the log-probs of sampled rows and those that the trainer finds, in nats a token, as a run measures it."""
+    trainer = Trainer(
+        policy, {}, Centred(MethodConfig()), Optimization(0.1), vocabulary=vocabulary, temperature=temperature,
+        charge=lambda *_: None,
+    )  # fmt: skip
+    return trainer.drift(
+        [Rollout(Prompt("p", ()), p, g.tokens, g.logprobs, "", g.finish) for p, g in zip(asked, drawn, strict=True)]
+    )

@@ -28,12 +28,11 @@ def shard(model: StreamedLM, device: torch.device, size: int, half: bool) -> Non
         half: layers compute in bfloat16, and gradients are summed in float32.
     """
     mesh = init_device_mesh(device.type, (size,))
+    computed, summed = (torch.bfloat16, torch.float32) if half else (None, None)
     for part in (*model.model.get_decoder().layers, model):
         # what the whole is given besides ids are numbers for the loss, which may not lose digits
-        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=part is not model)
-        sharded = fully_shard(
-            part, mesh=mesh, mp_policy=policy if half else MixedPrecisionPolicy(), reshard_after_forward=part is not model
-        )
+        policy = MixedPrecisionPolicy(computed, summed, cast_forward_inputs=part is not model)
+        sharded = fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=part is not model)
         assert isinstance(sharded, FSDPModule)
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)

@@ -19,14 +19,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tiny import Centred
+from tiny import drift
 
 from harness.generate.hf import HFGenerator
 from harness.generate.vllm import VLLMGenerator
-from harness.method import MethodConfig
 from harness.train.lora import Adapter
-from harness.train.trainer import Optimization, Trainer
-from harness.types import Generation, Prompt, Rollout, Sampling
+from harness.types import Generation, Sampling
 
 CUDA = torch.cuda.is_available()
 VOCABULARY, END = (151_665, 151_645) if CUDA else (500, 1)
@@ -76,24 +74,17 @@ class Life:
                 value.add_((by * value.std() if value.std() > 0 else by / 10) * torch.randn_like(value))
 
     def drawn(self, temperature: float = 1.0, generator: Any = None) -> list[Generation]:
-        rng = random.Random(0)
-        asked = [[rng.randrange(VOCABULARY) for _ in range(rng.randint(4, 200))] for _ in range(ROWS)]
         keys = [("engine", i) for i in range(ROWS)]
-        replies = (generator or self.sampler).generate(asked, Sampling(temperature, TOKENS), keys)
-        self.asked = asked
-        return list(replies)
+        return list((generator or self.sampler).generate(asked(), Sampling(temperature, TOKENS), keys))
 
     def gap(self, temperature: float = 1.0) -> float:
-        """Between the log-probs of a fresh sample and those that the trainer finds, in nats a token, as a run measures it."""
-        made = self.drawn(temperature)
-        trainer = Trainer(
-            self.policy, {}, Centred(MethodConfig()), Optimization(1e-6), vocabulary=VOCABULARY, temperature=temperature,
-            charge=lambda *_: None,
-        )  # fmt: skip
-        return trainer.drift([
-            Rollout(Prompt("p", ()), asked, g.tokens, g.logprobs, "", g.finish)
-            for asked, g in zip(self.asked, made, strict=True)
-        ])  # fmt: skip
+        """Of a fresh sample."""
+        return drift(self.policy, asked(), self.drawn(temperature), temperature, VOCABULARY)
+
+
+def asked() -> list[list[int]]:
+    rng = random.Random(0)
+    return [[rng.randrange(VOCABULARY) for _ in range(rng.randint(4, 200))] for _ in range(ROWS)]
 
 
 def readings(kind: str, lora: bool) -> dict[str, Any]:
@@ -112,12 +103,11 @@ def readings(kind: str, lora: bool) -> dict[str, Any]:
     told["stale"] = life.gap()
     life.sampler.sync()
     told["synced"] = life.gap()
+    awake = torch.cuda.mem_get_info()[0] if CUDA else 0
+    life.sampler.sleep()
     if CUDA:
-        awake, total = torch.cuda.mem_get_info()
-        life.sampler.sleep()
-        told["given_back"] = (torch.cuda.mem_get_info()[0] - awake) / total
-    else:
-        life.sampler.sleep()
+        asleep, total = torch.cuda.mem_get_info()
+        told["given_back"] = (asleep - awake) / total
     life.move(0.3)
     life.sampler.sync()
     told["woken"] = life.gap()

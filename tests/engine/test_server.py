@@ -80,12 +80,17 @@ def ledger() -> Ledger:
 
 
 @pytest.fixture
-def client(url: str, ledger: Ledger) -> Iterator[Client]:
-    endpoint = Endpoint(url, "sk-tiny", retries=0)
+def endpoint(url: str) -> Iterator[Endpoint]:
+    made = Endpoint(url, "sk-tiny", retries=0)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def client(endpoint: Endpoint, ledger: Ledger) -> Iterator[Client]:
     made = Client(endpoint, None, ledger, "teacher", "tiny", "server", Tariff())
     yield made
     made.close()
-    endpoint.close()
 
 
 @pytest.fixture(scope="module")
@@ -194,16 +199,12 @@ def test_a_critics_schema_binds_even_random_weights(client: Client) -> None:
 
 
 @pytest.mark.parametrize("form", [Rubric, Verdicts, Ranking, Scores], ids=lambda form: form.__name__)
-def test_the_forms_of_critics_replies_are_grammars_that_it_knows(url: str, ledger: Ledger, form: Any) -> None:
-    endpoint = Endpoint(url, "sk-tiny", retries=0)
-    client = Client(endpoint, None, ledger, "critic", "tiny", "server", Tariff())
+def test_the_forms_of_critics_replies_are_grammars_that_it_knows(client: Client, endpoint: Endpoint, form: Any) -> None:
     ask = Ask(({"role": "user", "content": "judge"},), str, temperature=1.0, max_tokens=30, schema=form.model_json_schema())
     (text,) = ServedCritic(client, retries=0).ask([ask])
     assert isinstance(text, str), text
     assert text.lstrip().startswith("{")
     assert endpoint.spared == set(), "a schema that is refused would be left out from then on"
-    client.close()
-    endpoint.close()
 
 
 def test_a_judge_gets_the_log_probs_that_a_suite_reads(client: Client) -> None:
@@ -223,12 +224,10 @@ def test_what_does_not_fit_its_context_is_a_failure_of_that_request_alone(client
     assert not isinstance(scored, Failure)
 
 
-def test_a_wrong_key_or_model_ends_with_a_message(url: str) -> None:
-    endpoint = Endpoint(url, "sk-other", retries=0)
+def test_a_wrong_key_or_model_ends_with_a_message(url: str, endpoint: Endpoint) -> None:
+    stranger = Endpoint(url, "sk-other", retries=0)
     with pytest.raises(ClientError, match="refused the key"):
-        endpoint.post(COMPLETIONS, {"model": "tiny", "prompt": [[5, 6]], "max_tokens": 1})
-    endpoint.close()
-    endpoint = Endpoint(url, "sk-tiny", retries=0)
+        stranger.post(COMPLETIONS, {"model": "tiny", "prompt": [[5, 6]], "max_tokens": 1})
+    stranger.close()
     with pytest.raises(ClientError, match="knows no model 'other'"):
         endpoint.post(COMPLETIONS, {"model": "other", "prompt": [[5, 6]], "max_tokens": 1})
-    endpoint.close()
